@@ -1,0 +1,1 @@
+"""Readers of recorded driving: each yields Frames."""

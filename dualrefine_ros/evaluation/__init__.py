@@ -1,0 +1,1 @@
+"""Replay through the engine, metrics and plots."""

@@ -1,0 +1,1 @@
+"""Pure functions of geometry: cameras, rigid motions, trajectories. Nothing here knows a network."""

@@ -1,0 +1,1 @@
+"""The thin ROS 2 side: message conversion and the node."""

@@ -1,0 +1,59 @@
+"""``dualrefine``: one program, a subcommand per job.
+
+A subcommand is a module of this package with ``add_arguments(parser)`` and ``run(args) -> int``; it is
+imported only when it is called, so that ``dualrefine --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dualrefine_ros import __version__
+from dualrefine_ros.errors import DualRefineError
+
+# name: (module of dualrefine_ros.tools, one line of help)
+COMMANDS = {
+    "import": ("import_checkpoint", "turn the published depth_pose.pth into a checkpoint of ours"),
+    "info": ("info", "say what a checkpoint holds"),
+}
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only ``command``'s own arguments are filled in (all are, where it is None)."""
+    parser = argparse.ArgumentParser(prog="dualrefine", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--version", action="version", version=f"dualrefine {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module_name, help_line) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=help_line,
+            description=help_line[0].upper() + help_line[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if command in (None, name):
+            module = import_module(f"dualrefine_ros.tools.{module_name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; a DualRefineError becomes one sentence on stderr and exit status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((a for a in arguments if not a.startswith("-")), "")
+    args = build_parser(command).parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except DualRefineError as error:
+        print(f"dualrefine {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dualrefine {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""ament_python package; versions are pinned in constraints.txt, not here."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = "dualrefine_ros"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(include=[package_name, f"{package_name}.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+        (f"share/{package_name}/launch", glob("launch/*.launch.py")),
+        (f"share/{package_name}/config", glob("config/*.yaml")),
+    ],
+    python_requires=">=3.10",
+    install_requires=[
+        "setuptools",
+        "matplotlib",
+        "numpy",
+        "opencv-python-headless",
+        "pyyaml",
+        "safetensors",
+        "timm",
+        "torch",
+        "torchvision",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["hypothesis", "mypy", "pytest", "ruff", "types-PyYAML", "types-tqdm"],
+    },
+    zip_safe=False,
+    maintainer="dualrefine_ros maintainers",
+    maintainer_email="maintainers@users.noreply.github.com",
+    description="Monocular visual odometry and depth for ROS 2, by DualRefine",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "dualrefine = dualrefine_ros.tools.main:main",
+            "vo_node = dualrefine_ros.ros.node:main",
+        ],
+    },
+)
