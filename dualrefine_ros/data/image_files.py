@@ -1,0 +1,143 @@
+"""A source whose frames are image files: what KITTI and plain folders have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dualrefine_ros.data.image_encoding import RgbImage, decode_compressed
+from dualrefine_ros.data.source import IMAGE_SUFFIXES, Source
+from dualrefine_ros.errors import DataError, MessageError
+from dualrefine_ros.frame import Frame, Intrinsics
+from dualrefine_ros.geometry.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A recorded image that has not been read yet."""
+
+    path: Path
+    frame_id: int
+    stamp_ns: int
+    T_world_cam: npt.NDArray[np.float64] | None = None  # (4, 4), where known
+
+
+@dataclass
+class ImageFiles(Source):
+    """Frames from image files.
+
+    Args:
+        name: for people.
+        files: in order; at least one.
+        stored_intrinsics: of the images as stored.
+        T_cam0_cam: (4, 4) pose of this camera in the rig's first one; identity where there is but one.
+        rectify: stored image -> image of ``rectified_intrinsics``; None where images are rectified.
+        rectified_intrinsics: None where images are rectified.
+        load_depth: frame number -> (H, W) float32 ground-truth depth or None; where asked for.
+        ground_truth: see :class:`Source`.
+    """
+
+    name: str
+    files: Sequence[ImageFile]
+    stored_intrinsics: Intrinsics
+    T_cam0_cam: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    rectify: Callable[[RgbImage], RgbImage] | None = None
+    rectified_intrinsics: Intrinsics | None = None
+    load_depth: Callable[[int], npt.NDArray[np.float32] | None] | None = None
+    ground_truth: Trajectory | None = None
+
+    def __post_init__(self) -> None:
+        self._index_of = {file.frame_id: index for index, file in enumerate(self.files)}
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        return self.rectified_intrinsics or self.stored_intrinsics
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def frame_id(self, index: int) -> int:
+        return self.files[index].frame_id
+
+    def index_of(self, frame_id: int) -> int:
+        if frame_id not in self._index_of:
+            raise DataError(f"{self.name} has no frame {frame_id}.")
+        return self._index_of[frame_id]
+
+    def __getitem__(self, index: int) -> Frame:
+        file = self.files[index]
+        image = read_image(file.path)
+        height, width = image.shape[:2]
+        expected = self.stored_intrinsics
+        if (width, height) != (expected.width, expected.height):
+            raise DataError(
+                f"{file.path} is {width}x{height} pixels, but the calibration is for "
+                f"{expected.width}x{expected.height}."
+            )
+        if self.rectify is not None:
+            image = self.rectify(image)
+        depth = self.load_depth(file.frame_id) if self.load_depth else None
+        return Frame(file.stamp_ns, image, self.intrinsics, file.T_world_cam, depth)
+
+
+def read_image(path: Path) -> RgbImage:
+    """(H, W, 3) uint8 RGB pixels of an image file as stored.
+
+    Raises:
+        DataError: the file is missing, cut short or no image.
+    """
+    try:
+        return decode_compressed(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except MessageError as error:
+        raise DataError(f"{path} cannot be decoded: {error}") from None
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder in order of name.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist.")
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise DataError(f"{folder} holds no PNG or JPEG image.")
+    return images
+
+
+def list_numbered_images(folder: Path) -> dict[int, Path]:
+    """Frame number -> image file, in order of number, for files named by frame number.
+
+    Raises:
+        DataError: there is no such folder, no image in it, a name is no number, or a number comes twice.
+    """
+    numbered: dict[int, Path] = {}
+    for path in list_images(folder):
+        if not path.stem.isdecimal():
+            raise DataError(f"{path} is not named by its frame number.")
+        if int(path.stem) in numbered:
+            raise DataError(f"{path} and {numbered[int(path.stem)].name} have the same frame number.")
+        numbered[int(path.stem)] = path
+    return dict(sorted(numbered.items()))
+
+
+def first_image_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Width and height in pixels of the first image that can be read.
+
+    Raises:
+        DataError: none can.
+    """
+    for path in paths:
+        try:
+            height, width = read_image(path).shape[:2]
+        except DataError:
+            continue  # reported when its turn comes
+        return width, height
+    raise DataError(f"None of the {len(paths)} images in {paths[0].parent} can be read.")
