@@ -1,0 +1,169 @@
+"""ROS messages to the package's types and back: pure functions, no node.
+
+What a message claims is checked before it is believed: a wrong one raises a MessageError that names the
+field at fault, and nothing else happens.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, Quaternion, Transform, Twist, Vector3
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from dualrefine_ros.data.image_encoding import SUPPORTED_ENCODINGS, RgbImage, decode_image
+from dualrefine_ros.errors import InputError, MessageError
+from dualrefine_ros.frame import NANOSECONDS, Frame, Intrinsics
+from dualrefine_ros.geometry.quaternion import quaternion_from_rotation, rotation_from_quaternion
+
+Matrix = npt.NDArray[np.float64]
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """A ROS time in nanoseconds, exactly."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def stamp_from_ns(nanoseconds: int) -> Time:
+    """The inverse of :func:`stamp_to_ns`."""
+    seconds, rest = divmod(nanoseconds, NANOSECONDS)
+    return Time(sec=seconds, nanosec=rest)
+
+
+def frame_from_messages(image: Image, camera_info: CameraInfo) -> Frame:
+    """One frame, stamped as the image.
+
+    Raises:
+        MessageError: a message is unusable.
+        InputError: image and calibration differ in size.
+    """
+    return Frame(
+        stamp_ns=stamp_to_ns(image.header.stamp),
+        image=rgb_from_image(image),
+        intrinsics=intrinsics_from_camera_info(camera_info),
+    )
+
+
+def rgb_from_image(message: Image) -> RgbImage:
+    """The pixels of an image message, (H, W, 3) uint8 RGB.
+
+    The usual encodings are decoded here; cv_bridge, where it is installed, decodes every other one.
+
+    Raises:
+        MessageError: the encoding is unknown, or the sizes contradict each other or the data.
+    """
+    if message.encoding not in SUPPORTED_ENCODINGS:
+        return _rgb_by_cv_bridge(message)
+    return decode_image(
+        message.data, message.width, message.height, message.step, message.encoding, message.is_bigendian
+    )
+
+
+def _rgb_by_cv_bridge(message: Image) -> RgbImage:
+    alternative = f"publish one of {', '.join(SUPPORTED_ENCODINGS)}."
+    try:
+        from cv_bridge import CvBridge
+    except Exception as error:  # one that was built for another NumPy raises more than ImportError
+        raise MessageError(
+            f"Image encoding '{message.encoding}' needs cv_bridge, which cannot be imported ({error}): "
+            f"install it, or {alternative}"
+        ) from error
+    try:
+        rgb = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
+    except Exception as error:  # CvBridgeError, cv2.error, TypeError: whatever the message led to
+        raise MessageError(
+            f"cv_bridge cannot decode image encoding '{message.encoding}' ({error})."
+        ) from error
+    if rgb.shape != (message.height, message.width, 3) or rgb.dtype != np.uint8:
+        raise MessageError(
+            f"cv_bridge made {rgb.shape} {rgb.dtype} of {message.width}x{message.height} pixels in "
+            f"'{message.encoding}': {alternative}"
+        )
+    return rgb
+
+
+def intrinsics_from_camera_info(message: CameraInfo) -> Intrinsics:
+    """The pinhole camera of a rectified image: ``P`` where it is set, else ``K``.
+
+    Raises:
+        MessageError: the camera is not calibrated (both are zero), or a number makes no sense.
+    """
+    P = np.asarray(message.p, np.float64).reshape(3, 4)
+    K = np.asarray(message.k, np.float64).reshape(3, 3)
+    matrix = P if P[0, 0] != 0 else K
+    if matrix[0, 0] == 0:
+        raise MessageError(
+            "camera_info says that the camera is not calibrated (its K and P are zero): calibrate it, "
+            "for example with the package camera_calibration."
+        )
+    try:
+        return Intrinsics.from_matrix(matrix, message.width, message.height)
+    except InputError as error:
+        raise MessageError(f"camera_info cannot be used. {error}") from error
+
+
+def depth_image(depth: npt.NDArray[np.float32], header: Header) -> Image:
+    """A depth map (H, W) in metres as REP-118 wants it: 32FC1, NaN where there is no value."""
+    height, width = depth.shape
+    values = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype("<f4")
+    return Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding="32FC1",
+        is_bigendian=0,
+        step=4 * width,
+        data=bytes_field(values),
+    )
+
+
+def bytes_field(values: npt.NDArray[np.generic]) -> array[int]:
+    """The bytes of an array as rclpy takes them fastest; bytes or a list it would check one by one."""
+    data = array("B")
+    data.frombytes(values.tobytes())
+    return data
+
+
+def pose_message(T: Matrix) -> Pose:
+    """A rigid motion (4, 4) as a pose."""
+    return Pose(position=Point(**_xyz(T[:3, 3])), orientation=_quaternion(T))
+
+
+def transform_message(T: Matrix) -> Transform:
+    """A rigid motion (4, 4) as a transform."""
+    return Transform(translation=Vector3(**_xyz(T[:3, 3])), rotation=_quaternion(T))
+
+
+def twist_message(xi: Matrix) -> Twist:
+    """A twist (6,), translation then rotation, as a message."""
+    return Twist(linear=Vector3(**_xyz(xi[:3])), angular=Vector3(**_xyz(xi[3:])))
+
+
+def matrix_from_transform(message: Transform) -> Matrix:
+    """The (4, 4) of a transform message.
+
+    Raises:
+        MessageError: a number is not finite, or the quaternion is zero.
+    """
+    q, t = message.rotation, message.translation
+    quaternion, translation = np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z])
+    if not (np.isfinite(quaternion).all() and np.isfinite(translation).all() and quaternion.any()):
+        raise MessageError(
+            f"The transform with translation {translation} and quaternion {quaternion} is no rigid motion."
+        )
+    T = np.eye(4)
+    T[:3, :3] = rotation_from_quaternion(quaternion)
+    T[:3, 3] = translation
+    return T
+
+
+def _xyz(vector: Matrix) -> dict[str, float]:
+    return dict(zip("xyz", vector.tolist(), strict=True))
+
+
+def _quaternion(T: Matrix) -> Quaternion:
+    return Quaternion(**dict(zip("xyzw", quaternion_from_rotation(T[:3, :3]).tolist(), strict=True)))

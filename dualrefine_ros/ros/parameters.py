@@ -1,0 +1,115 @@
+"""One declaration per parameter: a field of a frozen dataclass, mirrored to ROS with its descriptor.
+
+@dataclass(frozen=True)
+class Config:
+    rate: float = parameter(10.0, "Frames a second.", minimum=0.1, run_time=True)
+
+config = declare(node, Config)  # declared on the node, overrides applied, checked
+config = changed(config, [Parameter("rate", value=5.0)])  # in the node's callback for changes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, TypeVar, cast
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from dualrefine_ros.errors import ConfigError
+
+Value = TypeVar("Value", bool, int, float, str)
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class _Specification:
+    description: str
+    minimum: int | float | None
+    maximum: int | float | None
+    choices: tuple[str, ...]
+    run_time: bool
+
+
+def parameter(
+    default: Value,
+    description: str,
+    *,
+    minimum: int | float | None = None,
+    maximum: int | float | None = None,
+    choices: Iterable[str] = (),
+    run_time: bool = False,
+) -> Value:
+    """A dataclass field that is a ROS parameter.
+
+    Args:
+        default: also gives the type.
+        description: shown by ``ros2 param describe``; a whole sentence, with the unit.
+        minimum, maximum: the range of a number; both or neither.
+        choices: every allowed value of a string, where they can be listed.
+        run_time: may be changed while the node runs; all others are read-only.
+    """
+    specification = _Specification(description, minimum, maximum, tuple(choices), run_time)
+    return cast(Value, field(default=default, metadata={"parameter": specification}))
+
+
+def descriptor(item: Field[Any]) -> ParameterDescriptor:
+    """What ``ros2 param describe`` shows of a field declared with :func:`parameter`."""
+    specification: _Specification = item.metadata["parameter"]
+    message = ParameterDescriptor(
+        name=item.name,
+        description=specification.description,
+        additional_constraints=(
+            f"One of: {', '.join(specification.choices)}." if specification.choices else ""
+        ),
+        read_only=not specification.run_time,
+    )
+    low, high = specification.minimum, specification.maximum
+    if low is not None and high is not None:
+        if isinstance(item.default, int):
+            message.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            message.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+    return message
+
+
+def declare(node: Node, config_class: type[Config]) -> Config:
+    """Declare every field on the node and return the values it was started with.
+
+    Raises:
+        ConfigError: a value has the wrong type, is out of range or not among the choices.
+    """
+    values = {item.name: _declare_field(node, item) for item in fields(cast(Any, config_class))}
+    _check_choices(config_class, values)
+    return config_class(**values)
+
+
+def _declare_field(node: Node, item: Field[Any]) -> Any:
+    try:
+        return node.declare_parameter(item.name, item.default, descriptor(item)).value
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        raise ConfigError(f"Parameter '{item.name}' is refused: {error}") from error
+
+
+def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
+    """``config`` with the parameters that belong to it replaced.
+
+    Raises:
+        ConfigError: a value is not among the choices (ranges and read-only ones ROS itself refuses).
+    """
+    names = {item.name for item in fields(cast(Any, config))}
+    values = {p.name: p.value for p in parameters if p.name in names}
+    _check_choices(type(config), values)
+    return cast(Config, replace(cast(Any, config), **values))
+
+
+def _check_choices(config_class: type, values: dict[str, Any]) -> None:
+    for item in fields(config_class):
+        choices = item.metadata["parameter"].choices
+        if choices and item.name in values and values[item.name] not in choices:
+            raise ConfigError(
+                f"Parameter '{item.name}' must be one of {', '.join(choices)}, not '{values[item.name]}'."
+            )
