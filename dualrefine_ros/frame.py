@@ -118,8 +118,8 @@ class Estimate:
 
     Args:
         stamp_ns: of the frame.
-        status: what happened; every other field holds finite numbers whatever it says.
-        depth: (H, W) float32, up to the network's scale in metres.
+        status: what happened; the poses are finite whatever it says.
+        depth: (H, W) float32, up to the network's scale in metres; NaN where there is none.
         T_world_cam: (4, 4) float64 pose of this frame's camera in the camera of the first frame.
         T_prev_cur: (4, 4) float64, maps this frame's camera to the previous frame's; None at the first.
         confidence: (H, W) float32 in [0, 1], the weight of each pixel in the pose; None at the first.

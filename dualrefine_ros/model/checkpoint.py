@@ -1,0 +1,168 @@
+"""Our checkpoint files: safetensors with metadata, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dualrefine_ros.errors import CheckpointError, ConfigError
+from dualrefine_ros.model.config import ModelConfig
+from dualrefine_ros.model.dualrefine import DualRefine
+from dualrefine_ros.model.published import check_fit, needed
+
+FORMAT = "dualrefine_ros/1"
+# the published file's plain entries may be NumPy numbers, pickled under either name of NumPy's module
+_SCALAR = type(np.float64(0)).__reduce__(np.float64(0))[0]
+_NUMPY_NUMBERS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """The metadata of a checkpoint.
+
+    Args:
+        config: the network.
+        licence: under which the weights may be used.
+        training: summary of how they came to be (free keys, JSON values).
+    """
+
+    config: ModelConfig
+    licence: str = "unknown"
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(model: DualRefine, path: str | Path, info: CheckpointInfo | None = None) -> None:
+    """Write a checkpoint; an interrupted or failed call leaves no file of that name half-written.
+
+    Raises:
+        CheckpointError: the name does not end in .safetensors, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"Checkpoints are {SUFFIX} files: name the output {path.stem}{SUFFIX}.")
+    info = info or CheckpointInfo(model.config)
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "licence": info.licence,
+        "training": json.dumps(dict(info.training)),
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in needed(model).items()}
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
+            temporary = handle.name
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"Cannot write the checkpoint {path}: {error}.") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read_info(path: str | Path) -> CheckpointInfo:
+    """The metadata of a checkpoint, without its tensors.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no checkpoint of ours.
+    """
+    _, info = _read(Path(path), with_tensors=False)
+    return info
+
+
+def load_checkpoint(path: str | Path) -> DualRefine:
+    """The network of a checkpoint, in evaluation mode, on the CPU, in float32.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint of ours, or its weights are not those
+            of the network it names.
+    """
+    path = Path(path)
+    tensors, info = _read(path, with_tensors=True)
+    try:
+        model = DualRefine(info.config)
+        check_fit(needed(model), tensors)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+    return model.eval()
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
+    _require_file(path)
+    if path.suffix in (".pth", ".pt"):
+        raise CheckpointError(
+            f"{path} is a PyTorch file: turn it into a checkpoint with "
+            f"'dualrefine import {path} {path.with_suffix(SUFFIX).name}'."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): copy or download it again."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of dualrefine_ros.")
+    try:
+        config = ModelConfig(**json.loads(metadata["config"]))
+        training = json.loads(metadata.get("training", "{}"))
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} has metadata this version cannot read ({error}).") from error
+    return tensors, CheckpointInfo(config, metadata.get("licence", "unknown"), training)
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint {path}: check the path.")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file.")
+
+
+def read_published(path: str | Path) -> dict[str, Any]:
+    """The state dict in a published ``depth_pose.pth``; nothing in it is executed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not a PyTorch state dict.
+    """
+    path = Path(path)
+    _require_file(path)
+    try:
+        # the plain entries beside the weights may be NumPy numbers
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+    ) as error:
+        reason = str(error).strip().split("\n")[0][:120]
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch state dict ({reason}): copy or download it again."
+        ) from error
+    if not isinstance(state_dict, dict):
+        raise CheckpointError(f"{path} holds a {type(state_dict).__name__}, not a state dict.")
+    return state_dict

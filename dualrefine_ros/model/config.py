@@ -1,0 +1,47 @@
+"""What a DualRefine network is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dualrefine_ros.errors import ConfigError
+
+STRIDE = 32  # of the coarsest feature map
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and meaning of the weights; stored with them.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    depth_backbone: str = "hrnet_w18"  # timm name; hrnet_w18 is the paper's
+    pose_backbone: str = "resnet18"  # timm name; resnet18 is the paper's
+    height: int = 192  # network input, pixels; 192x640 is the paper's MR, 288x960 its HR
+    width: int = 640
+    min_depth: float = 0.1  # metres, at disparity 1
+    max_depth: float = 100.0  # metres, at disparity 0
+    pose_updates: bool = True  # refine the pose too (paper, Tab. 2)
+    fixed_confidence: bool = True  # weigh pixels by the frames' own confidence (paper, Sec. 3.2.2)
+    evolving_confidence: bool = True  # weigh pixels by the hidden state's confidence (paper, Sec. 3.2.2)
+
+    def __post_init__(self) -> None:
+        for side, value in (("height", self.height), ("width", self.width)):
+            if value <= 0 or value % STRIDE:
+                raise ConfigError(f"The network {side} must be a multiple of {STRIDE}, not {value}.")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ConfigError(
+                f"Depths must satisfy 0 < min_depth < max_depth, not {self.min_depth}, {self.max_depth}."
+            )
+
+
+PUBLISHED = ModelConfig()  # the network of depth_pose.pth
+SMALL = ModelConfig(
+    depth_backbone="tf_efficientnet_lite0",
+    pose_backbone="tf_efficientnet_lite0",
+    height=96,
+    width=320,
+)
+PRESETS = {"published": PUBLISHED, "small": SMALL}

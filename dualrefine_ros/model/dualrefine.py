@@ -1,0 +1,195 @@
+"""DualRefine (Bangunharcana et al., CVPR 2023): teacher networks and refiner put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dualrefine_ros.errors import InputError
+from dualrefine_ros.model.backbones import depth_backbone, normalise
+from dualrefine_ros.model.config import PUBLISHED, STRIDE, ModelConfig
+from dualrefine_ros.model.depth_decoder import DepthDecoder
+from dualrefine_ros.model.disparity import (
+    UPSAMPLING,
+    convex_upsample,
+    depth_to_disparity,
+    disparity_to_depth,
+)
+from dualrefine_ros.model.pose_teacher import PoseTeacher
+from dualrefine_ros.model.refiner import MatchingFeatures, Refinement, Refiner
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """Everything that belongs to one frame alone.
+
+    Args:
+        disparity: (B, 1, H/4, W/4), the teacher's, in [0, 1].
+        matching: what the refiner compares; all that is ever needed of a previous frame, but its image.
+        context, hidden: (B, 64, H/4, W/4), the refiner's context and first hidden state.
+    """
+
+    disparity: Tensor
+    matching: MatchingFeatures
+    context: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a pair of images; disparities are in [0, 1].
+
+    Args:
+        disp_teacher: (B, 1, H, W), from the current image alone.
+        disp_refined: (B, 1, H, W); the teacher's where nothing was refined.
+        T_prev_cur_teacher: (B, 4, 4), or None without a previous image.
+        T_prev_cur: (B, 4, 4) refined; the teacher's with 0 iterations; None without a previous image.
+        confidence: (B, 1, H/4, W/4), weight of each pixel in the pose; None where nothing was refined.
+        pose_update_norms: (B, iterations), |xi| of each; NaN after an early stop and where unsolvable.
+        status: (B,) int64, bits of :class:`~dualrefine_ros.model.refiner.SolverStatus`; 0 is all well.
+    """
+
+    disp_teacher: Tensor
+    disp_refined: Tensor
+    T_prev_cur_teacher: Tensor | None
+    T_prev_cur: Tensor | None
+    confidence: Tensor | None
+    pose_update_norms: Tensor
+    status: Tensor
+
+
+class DualRefine(nn.Module):
+    """The whole network."""
+
+    def __init__(self, config: ModelConfig = PUBLISHED) -> None:
+        super().__init__()
+        self.config = config
+        self.depth_backbone = depth_backbone(config.depth_backbone)
+        self.depth_decoder = DepthDecoder(self.depth_backbone)
+        self.pose_teacher = PoseTeacher(config.pose_backbone)
+        self.refiner = Refiner(config)
+
+    def encode(self, image: Tensor) -> EncodedFrame:
+        """All that can be said of one image (B, 3, H, W), RGB in [0, 1]."""
+        pyramid = self.depth_backbone(normalise(image))
+        _, d4 = self.depth_decoder.eighth_and_quarter(pyramid)
+        context, hidden = self.refiner.context_and_hidden(d4)
+        return EncodedFrame(
+            self.depth_decoder.disparity_at(2, d4).float(),
+            self.refiner.matching_features(pyramid.matching),
+            context,
+            hidden,
+        )
+
+    def encode_previous(self, image: Tensor) -> MatchingFeatures:
+        """The matching features of an image (B, 3, H, W); only the backbone's stem runs."""
+        return self.refiner.matching_features(self.depth_backbone.matching(normalise(image)))
+
+    def teacher_pose(self, image_cur: Tensor, image_prev: Tensor) -> Tensor:
+        """The first guess of T_prev_cur (B, 4, 4) from images (B, 3, H, W), RGB in [0, 1]."""
+        return self.pose_teacher.to_previous(normalise(image_prev), normalise(image_cur))
+
+    def refine(
+        self,
+        cur: EncodedFrame,
+        prev: MatchingFeatures | None,
+        T_prev_cur: Tensor,
+        intrinsics: Tensor,
+        iterations: int,
+        tolerance: float = 0.0,
+    ) -> Refinement:
+        """Refine depth and pose from a first guess.
+
+        Args:
+            cur: the current frame.
+            prev: the previous frame; None takes ``cur`` in its place, for depth without iterations.
+            T_prev_cur: (B, 4, 4), the first guess.
+            intrinsics: (B, 4) at network size.
+            iterations: 0 returns the teacher's depth and the first guess.
+            tolerance: relative residual at which the solver stops early; 0 never does.
+        """
+        inputs = self.refiner.inputs(cur.matching, prev or cur.matching, cur.context, intrinsics / UPSAMPLING)
+        depth = self.to_depth(cur.disparity)
+        return self.refiner.solve(cur.hidden, depth, T_prev_cur, inputs, iterations, tolerance)
+
+    def disparity(self, refinement: Refinement) -> Tensor:
+        """A refinement's disparity at input size, (B, 1, H, W)."""
+        return self.upsample(self.to_disparity(refinement.depth), refinement.hidden)
+
+    def upsample(self, disparity: Tensor, hidden: Tensor) -> Tensor:
+        """Disparity (B, 1, H/4, W/4) to (B, 1, H, W), guided by a hidden state (B, 64, H/4, W/4)."""
+        upsampled: Tensor = convex_upsample(disparity, self.refiner.update_block.upsampling_logits(hidden))
+        return upsampled
+
+    def to_depth(self, disparity: Tensor) -> Tensor:
+        """Disparity in [0, 1] to depth in metres, of any shape."""
+        return disparity_to_depth(disparity, self.config.min_depth, self.config.max_depth)
+
+    def to_disparity(self, depth: Tensor) -> Tensor:
+        """Depth in metres to disparity in [0, 1], of any shape."""
+        return depth_to_disparity(depth, self.config.min_depth, self.config.max_depth)
+
+    def forward(
+        self,
+        image_cur: Tensor,
+        image_prev: Tensor | None,
+        intrinsics: Tensor,
+        iterations: int = 6,
+        tolerance: float = 0.0,
+    ) -> Prediction:
+        """Depth of the current image and its motion from the previous one.
+
+        Args:
+            image_cur: (B, 3, H, W) float RGB in [0, 1], H and W multiples of 32.
+            image_prev: the same, or None where there is none: teacher depth only.
+            intrinsics: (B, 4) fx, fy, cx, cy in pixels at this size.
+            iterations: refinement iterations; 0 is the teacher alone.
+            tolerance: relative residual at which the solver stops early; 0 never does.
+
+        Raises:
+            InputError: shapes do not fit together, or ``iterations`` is negative.
+        """
+        _check_inputs(image_cur, image_prev, intrinsics, iterations)
+        cur = self.encode(image_cur)
+        disp_teacher = self.upsample(cur.disparity, cur.hidden)
+        if image_prev is None:
+            no_norms = disp_teacher.new_zeros(len(image_cur), 0)
+            status = torch.zeros(len(image_cur), dtype=torch.int64, device=image_cur.device)
+            return Prediction(disp_teacher, disp_teacher, None, None, None, no_norms, status)
+        T_teacher = self.teacher_pose(image_cur, image_prev)
+        prev = self.encode_previous(image_prev)
+        refined = self.refine(cur, prev, T_teacher, intrinsics, iterations, tolerance)
+        return Prediction(
+            disp_teacher,
+            self.disparity(refined) if iterations else disp_teacher,
+            T_teacher,
+            refined.T_prev_cur,
+            refined.weight,
+            refined.pose_update_norms,
+            refined.status,
+        )
+
+
+def _check_inputs(image_cur: Tensor, image_prev: Tensor | None, intrinsics: Tensor, iterations: int) -> None:
+    """Raises InputError where the arguments of the network do not fit together."""
+    if (
+        image_cur.dim() != 4
+        or image_cur.shape[1] != 3
+        or any(s % STRIDE or not s for s in image_cur.shape[2:])
+    ):
+        raise InputError(
+            "The network needs images (B, 3, H, W) with H and W multiples of 32, "
+            f"not {tuple(image_cur.shape)}."
+        )
+    if image_prev is not None and image_prev.shape != image_cur.shape:
+        raise InputError(
+            f"The two images differ in shape: {tuple(image_cur.shape)} and {tuple(image_prev.shape)}."
+        )
+    if intrinsics.shape != (image_cur.shape[0], 4):
+        raise InputError(
+            f"Intrinsics must be ({image_cur.shape[0]}, 4): fx, fy, cx, cy; not {tuple(intrinsics.shape)}."
+        )
+    if iterations < 0:
+        raise InputError(f"The number of iterations must be 0 or more, not {iterations}.")

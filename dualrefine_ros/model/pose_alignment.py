@@ -1,0 +1,127 @@
+"""One Gauss-Newton step of feature-metric direct alignment (paper, Sec. 3.2.2, Eq. 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dualrefine_ros.geometry.camera import back_project, inverse_depth, project, transform
+from dualrefine_ros.geometry.se3 import se3_exp
+from dualrefine_ros.model.epipolar import sample
+from dualrefine_ros.model.precision import full_precision
+
+
+@dataclass(frozen=True)
+class PoseStep:
+    """Result of one step.
+
+    Args:
+        T_prev_cur: (B, 4, 4), the new pose; the old one where the system could not be solved.
+        xi: (B, 6), the step: translation, rotation; zero where it could not be solved.
+        solved: (B,) bool.
+        weight: (B, 1, h, w), what each pixel counted.
+    """
+
+    T_prev_cur: Tensor
+    xi: Tensor
+    solved: Tensor
+    weight: Tensor
+
+
+def projection_jacobian(points: Tensor, intrinsics: Tensor) -> Tensor:
+    """d(u, v)/d(xi) for a left perturbation ``exp(xi) P``: (B, 2, 6, h, w) from points (B, 3, h, w)."""
+    fx, fy, _, _ = (c.view(-1, 1, 1) for c in intrinsics.unbind(1))
+    inv_z = inverse_depth(points)
+    x, y = points[:, 0] * inv_z, points[:, 1] * inv_z
+    zero = torch.zeros_like(x)
+    du = (fx * inv_z, zero, -fx * x * inv_z, -fx * x * y, fx * (1 + x * x), -fx * y)
+    dv = (zero, fy * inv_z, -fy * y * inv_z, -fy * (1 + y * y), fy * x * y, fy * x)
+    return torch.stack((torch.stack(du, 1), torch.stack(dv, 1)), 1)
+
+
+def image_gradient(features: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences of samples at +-1 pixel: d/du and d/dv, each (B, C, h, w)."""
+    h, w = pixels.shape[-2:]
+    one_u = pixels.new_tensor((1.0, 0.0)).view(1, 2, 1, 1)
+    one_v = pixels.new_tensor((0.0, 1.0)).view(1, 2, 1, 1)
+    left, right, above, below = (
+        sample(features, pixels + step, h, w) for step in (-one_u, one_u, -one_v, one_v)
+    )
+    return (right - left) / 2, (below - above) / 2
+
+
+def normal_equations(
+    residual: Tensor, grad_u: Tensor, grad_v: Tensor, jacobian: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``sum w J^T J`` (B, 6, 6) and ``sum w J^T e`` (B, 6) with ``J = -grad dp/dxi``.
+
+    The channels are summed first, into a 2x2 matrix and a 2-vector per pixel, so that J itself
+    (64 x h x w rows) never exists.
+
+    Args:
+        residual: e, (B, C, h, w).
+        grad_u, grad_v: (B, C, h, w).
+        jacobian: dp/dxi, (B, 2, 6, h, w).
+        weight: (B, 1, h, w).
+    """
+    w = weight[:, 0]
+    uu, uv, vv = (grad_u * grad_u).sum(1) * w, (grad_u * grad_v).sum(1) * w, (grad_v * grad_v).sum(1) * w
+    eu, ev = (grad_u * residual).sum(1) * w, (grad_v * residual).sum(1) * w
+    Ju, Jv = jacobian[:, 0], jacobian[:, 1]  # (B, 6, h, w)
+    left = torch.stack((uu[:, None] * Ju + uv[:, None] * Jv, uv[:, None] * Ju + vv[:, None] * Jv), 1)
+    H = torch.einsum("bkihw,bkjhw->bij", left, jacobian)
+    b = -(eu[:, None] * Ju + ev[:, None] * Jv).sum((2, 3))
+    return H, b
+
+
+def solve_step(H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``-H^-1 b`` (B, 6) by Cholesky in float64, and whether it could be solved (B,); zero where not."""
+    H64, b64 = H.double(), b.double()
+    usable = torch.isfinite(H64).all((1, 2)) & torch.isfinite(b64).all(1)
+    identity = torch.eye(6, device=H.device, dtype=H64.dtype)
+    H64 = torch.where(usable[:, None, None], H64, identity)
+    b64 = torch.where(usable[:, None], b64, torch.zeros_like(b64))
+    factor, info = torch.linalg.cholesky_ex(H64)
+    usable = usable & (info == 0)
+    factor = torch.where(usable[:, None, None], factor, identity)
+    xi = -torch.cholesky_solve(b64[:, :, None], factor)[:, :, 0].to(H.dtype)
+    solved = usable & torch.isfinite(xi).all(1)
+    return torch.where(solved[:, None], xi, torch.zeros_like(xi)), solved
+
+
+@full_precision
+def gauss_newton_step(
+    depth: Tensor,
+    T_prev_cur: Tensor,
+    intrinsics: Tensor,
+    match_cur: Tensor,
+    match_prev: Tensor,
+    confidence_cur: Tensor | None,
+    confidence_prev: Tensor | None,
+) -> PoseStep:
+    """Move the pose to where the previous frame's features explain the current frame's.
+
+    Args:
+        depth: (B, 1, h, w) metres, of the current frame.
+        T_prev_cur: (B, 4, 4).
+        intrinsics: (B, 4) at this map's size.
+        match_cur, match_prev: (B, C, h, w).
+        confidence_cur: (B, 1, h, w) weight of the current frame's pixels; None counts as 1.
+        confidence_prev: (B, 1, h, w) weight of the previous frame's pixels; None counts as 1.
+    """
+    h, w = depth.shape[-2:]
+    points = transform(T_prev_cur, back_project(depth, intrinsics))
+    pixels = project(points, intrinsics)
+    weight = torch.ones_like(depth)
+    if confidence_cur is not None:
+        weight = weight * confidence_cur
+    if confidence_prev is not None:
+        weight = weight * sample(confidence_prev, pixels, h, w)
+    residual = match_cur - sample(match_prev, pixels, h, w)
+    H, b = normal_equations(
+        residual, *image_gradient(match_prev, pixels), projection_jacobian(points, intrinsics), weight
+    )
+    xi, solved = solve_step(H, b)
+    return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight)
