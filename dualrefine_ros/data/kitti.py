@@ -59,7 +59,7 @@ def open_kitti_sequence(path: Path, camera: int | None = None) -> ImageFiles:
     T_cam0_cam = camera_offset(intrinsics, P)
     frame_ids = np.array(list(images))
     times_path = path / "times.txt"
-    stamps_ns = _of_frames(times_path, read_times(times_path), frame_ids)
+    stamps_ns = rows_of_frames(times_path, read_times(times_path), frame_ids)
     poses = _read_poses(path, frame_ids, stamps_ns, T_cam0_cam)
     files = [
         ImageFile(image, frame_id, int(stamp_ns), poses.get(frame_id))
@@ -93,7 +93,7 @@ def trajectory_of(files: list[ImageFile]) -> Trajectory | None:
     return Trajectory(np.stack(poses), np.array(stamps_ns), np.array(frame_ids))
 
 
-def _of_frames(path: Path, rows: npt.NDArray[T], frame_ids: npt.NDArray[np.int64]) -> npt.NDArray[T]:
+def rows_of_frames(path: Path, rows: npt.NDArray[T], frame_ids: npt.NDArray[np.int64]) -> npt.NDArray[T]:
     """The rows of a file with one line a frame that belong to the frames there are."""
     if len(rows) == len(frame_ids):
         return rows
@@ -116,7 +116,7 @@ def _read_poses(
             trajectory = read_trajectory(poses_path)
             if trajectory.frames is None or trajectory.frames[-1] != len(trajectory) - 1:
                 raise DataError(f"{poses_path}, line 1: 12 numbers expected, a pose of 3x4.")
-            T_world_cam0 = _of_frames(poses_path, trajectory.poses, frame_ids)
+            T_world_cam0 = rows_of_frames(poses_path, trajectory.poses, frame_ids)
             return dict(zip(frame_ids.tolist(), T_world_cam0 @ T_cam0_cam, strict=True))
     tum_path = path / "ground_truth_tum.txt"
     if not tum_path.is_file():
