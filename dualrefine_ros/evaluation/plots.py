@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
 from dualrefine_ros.geometry.trajectory import Trajectory
 
@@ -40,7 +41,9 @@ def plot_trajectories(
     """
     reference = truth if truth is not None else next(iter(trajectories.values()))
     right, ahead = top_view_axes(reference.positions)
-    figure, axes = _figure(title, width=8.0, height=7.0)
+    figure = new_figure(title, width=8.0, height=7.0)
+    cell = figure.add_gridspec(1, 1)[0]
+    axes = new_axes(figure, cell, f"{AXIS_NAMES[right]} [m]", f"{AXIS_NAMES[ahead]} [m]")
     if truth is not None:
         _draw_path(axes, truth.positions, right, ahead, "ground truth", TRUTH_COLOUR, "-", 3.0)
     for number, (name, trajectory) in enumerate(trajectories.items()):
@@ -59,9 +62,8 @@ def plot_trajectories(
         zorder=5,
     )
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xlabel(f"{AXIS_NAMES[right]} [m]")
-    axes.set_ylabel(f"{AXIS_NAMES[ahead]} [m]")
-    _finish(figure, axes, path)
+    axes.legend()
+    save(figure, path)
 
 
 def top_view_axes(positions: npt.NDArray[np.float64]) -> tuple[int, int]:
@@ -89,15 +91,23 @@ def _draw_path(
     axes.plot(positions[-1, right], positions[-1, ahead], "s", color=colour, ms=5)
 
 
-def _figure(title: str, width: float = 9.0, height: float = 5.0) -> tuple[Figure, Axes]:
+def new_figure(title: str, width: float = 9.0, height: float = 5.0) -> Figure:
+    """An empty figure of so many inches under a title."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, wrap=True)
+    figure.suptitle(title, wrap=True)
+    return figure
+
+
+def new_axes(figure: Figure, cell: SubplotSpec, x_label: str, y_label: str) -> Axes:
+    """Labelled axes with a grid in a cell of ``figure.add_gridspec``."""
+    axes = figure.add_subplot(cell)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.grid(True, color="#dddddd", lw=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
-def _finish(figure: Figure, axes: Axes, path: str | Path) -> None:
-    axes.legend()
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure to an image file; the suffix names the format."""
     figure.savefig(path, dpi=120)

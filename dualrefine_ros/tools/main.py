@@ -16,6 +16,7 @@ from dualrefine_ros.errors import DualRefineError
 
 # name: (module of dualrefine_ros.tools, one line of help)
 COMMANDS = {
+    "evaluate": ("evaluate", "score odometry or depth the way the literature does"),
     "import": ("import_checkpoint", "turn the published depth_pose.pth into a checkpoint of ours"),
     "info": ("info", "say what a checkpoint holds"),
 }
