@@ -1,0 +1,103 @@
+"""Depth maps as files: 16-bit PNG in KITTI's encoding, and NumPy archives that keep every digit."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dualrefine_ros.errors import DataError
+
+DepthMap = npt.NDArray[np.float32]
+PNG_SCALE = 256.0  # stored value = metres x 256, 0 = no value (KITTI depth benchmark, Uhrig et al. 2017)
+PNG_MAX = 65535 / PNG_SCALE  # just under 256 m
+NPZ_KEY = "depth"
+SUFFIXES = (".png", ".npz", ".npy")
+
+
+def read_depth(path: str | Path) -> DepthMap:
+    """A depth map as (H, W) float32 metres, NaN where the file has no value.
+
+    Args:
+        path: a 16-bit PNG (metres x 256), an .npz whose array is called ``depth`` or is its only one, or
+            an .npy.
+
+    Raises:
+        DataError: the file is missing, damaged or no depth map.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.")
+    return _read_png(path) if path.suffix.lower() == ".png" else _read_numpy(path)
+
+
+def write_depth_png(path: str | Path, depth: DepthMap) -> None:
+    """Write (H, W) metres as 16-bit PNG: steps of 4 mm up to 256 m; NaN becomes "no value".
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    # at least 1: a depth too small for the encoding is still a depth
+    stored = np.clip(np.rint(depth * np.float32(PNG_SCALE)), 1, 65535)
+    encoded = np.where(np.isfinite(depth), stored, 0).astype(np.uint16)
+    _, data = cv2.imencode(".png", encoded)
+    try:
+        Path(path).write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def list_depth_maps(folder: Path) -> dict[str, Path]:
+    """Name -> file of the depth maps in a folder, in order; a name is a frame number or the file's stem.
+
+    Raises:
+        DataError: there is no such folder, no depth map in it, or two of the same name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder of depth maps.")
+    maps: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        name = frame_name(path.stem)
+        if name in maps:
+            raise DataError(
+                f"{maps[name]} and {path.name} are depth maps of the same frame: keep one of them."
+            )
+        maps[name] = path
+    if not maps:
+        raise DataError(f"{folder} holds no depth map ({', '.join(SUFFIXES)}).")
+    return maps
+
+
+def frame_name(stem: str) -> str:
+    """Frame numbers without leading zeros, so that 0000000069.png and 000069.npz are the same frame."""
+    return str(int(stem)) if stem.isdecimal() else stem
+
+
+def _read_png(path: Path) -> DepthMap:
+    stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) if path.stat().st_size else None
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
+        raise DataError(f"{path} is no 16-bit gray PNG.")
+    return np.where(stored > 0, stored / np.float32(PNG_SCALE), np.float32(np.nan))
+
+
+def _read_numpy(path: Path) -> DepthMap:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.lib.npyio.NpzFile):
+            with content:
+                key = NPZ_KEY if NPZ_KEY in content or len(content.files) != 1 else content.files[0]
+                content = content[key]
+    except KeyError:
+        raise DataError(f"{path} holds no array called '{NPZ_KEY}'.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a whole NumPy file ({error}).") from None
+    depth = np.squeeze(content)
+    if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+        raise DataError(f"{path} is no depth map: its array is {content.shape} {content.dtype}.")
+    depth = depth.astype(np.float32)
+    return np.where(depth > 0, depth, np.float32(np.nan))
