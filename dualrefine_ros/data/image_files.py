@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,29 +34,23 @@ class ImageFiles(Source):
     Args:
         name: for people.
         files: in order; at least one.
-        stored_intrinsics: of the images as stored.
+        intrinsics: of the frames' images, which have the size of the stored ones.
         T_cam0_cam: (4, 4) pose of this camera in the rig's first one; identity where there is but one.
-        rectify: stored image -> image of ``rectified_intrinsics``; None where images are rectified.
-        rectified_intrinsics: None where images are rectified.
+        rectify: stored image -> image of ``intrinsics``; None where the stored ones are rectified.
         load_depth: frame number -> (H, W) float32 ground-truth depth or None; where asked for.
         ground_truth: see :class:`Source`.
     """
 
     name: str
     files: Sequence[ImageFile]
-    stored_intrinsics: Intrinsics
+    intrinsics: Intrinsics
     T_cam0_cam: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     rectify: Callable[[RgbImage], RgbImage] | None = None
-    rectified_intrinsics: Intrinsics | None = None
     load_depth: Callable[[int], npt.NDArray[np.float32] | None] | None = None
     ground_truth: Trajectory | None = None
 
     def __post_init__(self) -> None:
         self._index_of = {file.frame_id: index for index, file in enumerate(self.files)}
-
-    @property
-    def intrinsics(self) -> Intrinsics:
-        return self.rectified_intrinsics or self.stored_intrinsics
 
     def __len__(self) -> int:
         return len(self.files)
@@ -72,11 +67,10 @@ class ImageFiles(Source):
         file = self.files[index]
         image = read_image(file.path)
         height, width = image.shape[:2]
-        expected = self.stored_intrinsics
-        if (width, height) != (expected.width, expected.height):
+        if (width, height) != (self.intrinsics.width, self.intrinsics.height):
             raise DataError(
                 f"{file.path} is {width}x{height} pixels, but the calibration is for "
-                f"{expected.width}x{expected.height}."
+                f"{self.intrinsics.width}x{self.intrinsics.height}."
             )
         if self.rectify is not None:
             image = self.rectify(image)
@@ -99,17 +93,22 @@ def read_image(path: Path) -> RgbImage:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The PNG and JPEG files of a folder in order of name.
+    """The PNG and JPEG files of a folder in order of name, frame2 before frame10.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist.")
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(f"{folder} holds no PNG or JPEG image.")
-    return images
+    return sorted(images, key=_natural_order)
+
+
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    """Digits compare as numbers, everything else as text."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def list_numbered_images(folder: Path) -> dict[int, Path]:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.data.calibration import camera_offset, read_kitti_calibration
+from dualrefine_ros.data.depth_files import read_depth
 from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_numbered_images
 from dualrefine_ros.data.kitti import find_camera, rows_of_frames, trajectory_of
 from dualrefine_ros.data.velodyne import load_scan, project_velodyne
@@ -30,7 +30,6 @@ FloatArray = npt.NDArray[np.float64]
 
 EARTH_RADIUS = 6378137.0  # metres, at the equator
 OXTS_FIELDS = 30  # latitude, longitude, altitude, roll, pitch, yaw, velocities, ...
-ANNOTATED_SCALE = 256.0  # 16-bit PNG depth maps hold metres x 256, 0 = none
 
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 
@@ -205,12 +204,7 @@ class AnnotatedDepth:
 
     def __call__(self, frame_id: int) -> npt.NDArray[np.float32] | None:
         path = self.folder / f"{frame_id:010d}.png"
-        if not path.is_file():
-            return None
-        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-            raise DataError(f"{path} is no 16-bit gray PNG.")
-        return np.where(stored > 0, stored / np.float32(ANNOTATED_SCALE), np.float32(np.nan))
+        return read_depth(path) if path.is_file() else None
 
 
 def _depth_loader(

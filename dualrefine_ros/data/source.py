@@ -29,19 +29,16 @@ class Source(ABC):
 
     Attributes:
         name: for people, e.g. a sequence's number or a file's name.
+        intrinsics: of the images as the frames carry them.
         ground_truth: poses of this camera with stamps and, where frames are numbered, frame numbers; None
             where unknown. It may lack frames, or lie between them.
         skipped: frames the latest iteration has left out so far.
     """
 
     name: str
+    intrinsics: Intrinsics
     ground_truth: Trajectory | None = None
     skipped: int = 0
-
-    @property
-    @abstractmethod
-    def intrinsics(self) -> Intrinsics:
-        """Of the images as the frames carry them."""
 
     @abstractmethod
     def __len__(self) -> int:
