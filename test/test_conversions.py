@@ -9,13 +9,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-pytest.importorskip("rclpy", reason="ROS 2 is not installed")
-
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Quaternion, Transform, Vector3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_harness import exponential
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -94,9 +92,7 @@ def test_eight_bit_images_are_read_pixel_by_pixel(encoding, height, width, paddi
 def test_mono16_keeps_its_full_range_in_either_byte_order(big, padding, values) -> None:
     pack = (">" if big else "<") + "3H"
     rows = [struct.pack(pack, *values[i : i + 3]) + bytes(padding) for i in (0, 3)]
-    rgb = rgb_from_image(
-        image_message("mono16", 2, 3, 6 + padding, b"".join(rows), is_bigendian=int(big))
-    )
+    rgb = rgb_from_image(image_message("mono16", 2, 3, 6 + padding, b"".join(rows), is_bigendian=int(big)))
     expected = [int(value / 65535 * 255 + 0.5) for value in values]
     for channel in range(3):
         assert rgb[:, :, channel].ravel().tolist() == expected
@@ -228,18 +224,6 @@ def test_depth_is_32fc1_with_nan_for_no_value() -> None:
 
 
 # --- rigid motions
-
-
-def exponential(xi: np.ndarray) -> np.ndarray:
-    """The motion of a twist by the series of the matrix exponential: slow, obvious."""
-    v, (a, b, c) = xi[:3], xi[3:]
-    generator = np.zeros((4, 4))
-    generator[:3] = np.column_stack([[0, c, -b], [-c, 0, a], [b, -a, 0], v])
-    T, term = np.eye(4), np.eye(4)
-    for order in range(1, 60):
-        term = term @ generator / order
-        T = T + term
-    return T
 
 
 twists = st.tuples(finite, finite, finite, *[st.floats(-1.5, 1.5)] * 3).map(np.array)

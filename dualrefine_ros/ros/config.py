@@ -36,7 +36,7 @@ class NodeConfig:
         run_time=True,
     )
     solver_tolerance: float = parameter(
-        0.0, "Stop iterating once the update is smaller than this; 0: never.", minimum=0.0, maximum=1.0
+        0.0, "Stop iterating once the relative residual is below this; 0: never.", minimum=0.0, maximum=1.0
     )
     # Frames
     base_frame: str = parameter("base_link", "The robot's frame, whose motion is published.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -167,14 +168,21 @@ def main(args: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     try:
-        rclpy.init(args=args if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+        _init(args)
         node = VoNode()
-    except DualRefineError as error:
-        get_logger("vo_node").fatal(str(error))
+    except (DualRefineError, NameValidationException) as error:
+        get_logger("vo_node").fatal(" ".join(str(error).split()))
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return 0
     return spin(node)
+
+
+def _init(args: Sequence[str] | None) -> None:
+    try:
+        rclpy.init(args=args if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy's own class for a bad argument or parameter file has no public name
+        raise ConfigError(f"The ROS arguments cannot be used: {error}") from error
 
 
 def spin(node: VoNode) -> int:

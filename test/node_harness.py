@@ -1,0 +1,119 @@
+"""A robot around the node: gives it images, calibration and TF over DDS, and keeps what it says."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+from nav_msgs.msg import Odometry, Path
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+
+from dualrefine_ros.ros.conversions import bytes_field, stamp_from_ns
+
+WIDTH, HEIGHT = 64, 48
+FOCAL_LENGTH = 50.0
+PATIENCE = 60.0  # seconds until a test gives up; nothing is asserted about time
+# The camera sits 0.3 m ahead of the base and 1.2 m above it, and looks along the base's x axis.
+CAMERA_ON_BASE = Transform(
+    translation=Vector3(x=0.3, y=0.0, z=1.2), rotation=Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
+)
+
+
+def exponential(xi: np.ndarray) -> np.ndarray:
+    """The motion (4, 4) of a twist, by the series of the matrix exponential: slow, obvious."""
+    v, (a, b, c) = xi[:3], xi[3:]
+    generator = np.zeros((4, 4))
+    generator[:3] = np.column_stack([[0, c, -b], [-c, 0, a], [b, -a, 0], v])
+    T, term = np.eye(4), np.eye(4)
+    for order in range(1, 60):
+        term = term @ generator / order
+        T = T + term
+    return T
+
+
+class Robot:
+    """A camera and a listener in one node, with an executor of its own."""
+
+    def __init__(self, namespace: str = "") -> None:
+        self.node = Node("robot", namespace=namespace)
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        reliable = QoSProfile(depth=20)
+        latched = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.images = self.node.create_publisher(Image, "image", reliable)
+        self.camera_infos = self.node.create_publisher(CameraInfo, "camera_info", reliable)
+        self._static_transforms = self.node.create_publisher(TFMessage, "/tf_static", latched)
+        self.heard: dict[str, list[Any]] = defaultdict(list)
+        for topic, kind in (
+            ("odometry", Odometry),
+            ("path", Path),
+            ("depth/image", Image),
+            ("depth/camera_info", CameraInfo),
+            ("/tf", TFMessage),
+        ):
+            self.node.create_subscription(kind, topic, self.heard[topic].append, reliable)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+    def wait(self, condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
+        """Spin until something is true."""
+        end = time.monotonic() + patience
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain for {what}; heard {dict(self.heard)}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def spin_for(self, seconds: float) -> None:
+        """Spin for a while, where nothing is expected to happen."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def wait_for_node(self) -> None:
+        """Until both sides have found each other on every topic."""
+        inputs = (self.images, self.camera_infos)
+        self.wait(lambda: all(p.get_subscription_count() for p in inputs), "the node's subscriptions")
+        self.wait(lambda: all(self.node.count_publishers(t) for t in list(self.heard)), "its publishers")
+
+    def publish_extrinsics(self, camera_frame: str = "camera") -> None:
+        stamped = TransformStamped(
+            header=Header(frame_id="base_link"), child_frame_id=camera_frame, transform=CAMERA_ON_BASE
+        )
+        self._static_transforms.publish(TFMessage(transforms=[stamped]))
+
+    def publish_camera_info(self, width: int = WIDTH) -> CameraInfo:
+        info = CameraInfo(
+            header=Header(frame_id="camera"), width=width, height=HEIGHT, distortion_model="plumb_bob"
+        )
+        info.k = [FOCAL_LENGTH, 0.0, 31.0, 0.0, FOCAL_LENGTH, 23.0, 0.0, 0.0, 1.0]
+        info.d = [0.0] * 5
+        self.camera_infos.publish(info)
+        return info
+
+    def publish_image(self, stamp_ns: int, encoding: str = "bgr8") -> Image:
+        """An image of noise, different for each stamp, its rows padded by 8 bytes."""
+        step = 3 * WIDTH + 8
+        noise = np.random.default_rng(stamp_ns % 2**32).integers(0, 256, (HEIGHT, step), np.uint8)
+        message = Image(
+            header=Header(stamp=stamp_from_ns(stamp_ns), frame_id="camera"),
+            height=HEIGHT,
+            width=WIDTH,
+            encoding=encoding,
+            step=step,
+            data=bytes_field(noise),
+        )
+        self.images.publish(message)
+        return message
+
+    def odometry_stamps(self) -> list[int]:
+        return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in self.heard["odometry"]]

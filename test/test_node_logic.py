@@ -1,0 +1,257 @@
+"""What the node decides, with an engine that does as it is told: over DDS, in one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import rclpy
+from node_harness import HEIGHT, WIDTH, Robot
+from rclpy.parameter import Parameter
+
+from dualrefine_ros.errors import InputError
+from dualrefine_ros.frame import Estimate, Frame, Status
+from dualrefine_ros.odometry import OdometryConfig
+from dualrefine_ros.ros.config import NodeConfig
+from dualrefine_ros.ros.node import VoNode, spin
+from dualrefine_ros.ros.worker import Mailbox, Worker
+
+SECOND = 10**9
+
+
+class ObedientEngine:
+    """Moves by one step (a metre ahead) with each frame; can be held, and made to fail on a stamp."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.iterations = -1
+        self.go = threading.Event()
+        self.go.set()
+        self.seen: list[int] = []  # stamps, in the order of arrival
+        self.iterations_seen: list[int] = []
+        self.failures: dict[int, Exception] = {}
+        self.status = Status.TRACKING
+        self.T_step = np.eye(4)
+        self.T_step[2, 3] = 1.0
+        self._frames = 0
+
+    def process(self, frame: Frame) -> Estimate:
+        self.seen.append(frame.stamp_ns)
+        self.iterations_seen.append(self.iterations)
+        assert self.go.wait(60)
+        if frame.stamp_ns in self.failures:
+            raise self.failures[frame.stamp_ns]
+        T_world_cam = np.linalg.matrix_power(self.T_step, self._frames)
+        self._frames += 1
+        return Estimate(frame.stamp_ns, self.status, np.full((HEIGHT, WIDTH), 2.0, np.float32), T_world_cam)
+
+    def reset(self) -> None:
+        self._frames = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ros() -> Iterator[None]:
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def engine() -> Iterator[ObedientEngine]:
+    engine = ObedientEngine()
+    yield engine
+    engine.go.set()
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture
+def make_node(engine: ObedientEngine, robot: Robot) -> Iterator[Callable[..., VoNode]]:
+    nodes: list[VoNode] = []
+
+    def make_node(**parameters: object) -> VoNode:
+        given = {"assume_optical_at_base": True, "image_qos": "reliable", **parameters}
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        nodes.append(VoNode(lambda _: engine, parameter_overrides=overrides))
+        robot.executor.add_node(nodes[-1])
+        robot.wait_for_node()
+        return nodes[-1]
+
+    yield make_node
+    engine.go.set()
+    for node in nodes:
+        robot.executor.remove_node(node)
+        node.close()
+        node.destroy_node()
+
+
+def forward(robot: Robot) -> list[float]:
+    """Metres ahead of the origin, in the order of the odometry."""
+    return [m.pose.pose.position.x for m in robot.heard["odometry"]]
+
+
+def test_parameters_repeat_the_engine_defaults() -> None:
+    engine_defaults = {item.name: item.default for item in fields(OdometryConfig)}
+    node_defaults = {item.name: item.default for item in fields(NodeConfig)}
+    assert engine_defaults.items() <= node_defaults.items()
+
+
+def test_the_newest_image_wins_and_the_rest_is_counted(engine, robot, make_node) -> None:
+    node = make_node()
+    robot.publish_camera_info()
+    engine.go.clear()
+    robot.publish_image(1)
+    robot.wait(lambda: engine.seen == [1], "the engine to take the first image")
+    for stamp in (2, 3, 4, 5):
+        robot.publish_image(stamp)
+    robot.wait(lambda: node.worker.mailbox.dropped == 3, "three dropped images")
+    engine.go.set()
+    robot.wait(lambda: robot.odometry_stamps() == [1, 5], "odometry of the first and the newest")
+    assert engine.seen == [1, 5]
+    assert node.processed == 2
+
+
+def test_an_image_before_its_calibration_is_kept(engine, robot, make_node) -> None:
+    make_node()
+    robot.publish_image(1)
+    robot.publish_image(2)
+    robot.spin_for(0.3)
+    assert engine.seen == []
+    robot.publish_camera_info()
+    robot.wait(lambda: robot.odometry_stamps() == [2], "odometry of the newest")
+
+
+def test_iterations_change_with_the_next_image(engine, robot, make_node) -> None:
+    node = make_node(iterations=2)
+    robot.publish_camera_info()
+    robot.publish_image(1)
+    robot.wait(lambda: 1 in robot.odometry_stamps(), "odometry")
+    assert node.set_parameters([Parameter("iterations", value=5)])[0].successful
+    assert not node.set_parameters([Parameter("iterations", value=101)])[0].successful
+    robot.publish_image(2)
+    robot.wait(lambda: 2 in robot.odometry_stamps(), "odometry")
+    assert engine.iterations_seen == [2, 5]
+
+
+def test_a_refused_image_leaves_no_trace(engine, robot, make_node) -> None:
+    node = make_node()
+    robot.publish_camera_info()
+    engine.failures[2 * SECOND] = InputError("It is black.")
+    for stamp in (SECOND, 2 * SECOND, 3 * SECOND, 3 * SECOND):
+        robot.publish_image(stamp)
+        count = node.processed + node.refused
+        robot.wait(lambda count=count: node.processed + node.refused > count, f"an end of {stamp}")
+    robot.wait(lambda: len(robot.heard["odometry"]) == 2, "odometry")
+    assert forward(robot) == pytest.approx([0.0, 1.0])
+    # one metre since the image two seconds before, not since the refused one
+    assert robot.heard["odometry"][1].twist.twist.linear.x == pytest.approx(0.5)
+    assert (node.processed, node.refused) == (2, 2)  # the second refusal is the repeated stamp
+
+
+def test_odometry_begins_anew_when_a_bag_does(engine, robot, make_node) -> None:
+    make_node()
+    robot.publish_camera_info()
+    for number, stamp in enumerate((10 * SECOND, 11 * SECOND, 10 * SECOND, 11 * SECOND), 1):
+        robot.publish_image(stamp)
+        robot.wait(lambda number=number: len(robot.heard["path"]) == number, "its path")
+    assert forward(robot) == pytest.approx([0.0, 1.0, 0.0, 1.0])
+    assert [m.twist.twist.linear.x for m in robot.heard["odometry"]] == pytest.approx([0, 1, 0, 1])
+    assert [len(path.poses) for path in robot.heard["path"]] == [1, 2, 1, 2]
+
+
+def test_the_path_forgets_its_oldest_poses(robot, make_node) -> None:
+    make_node(path_length=2)
+    robot.publish_camera_info()
+    for stamp in (1, 2, 3):
+        robot.publish_image(stamp)
+        robot.wait(lambda stamp=stamp: len(robot.heard["path"]) == stamp, "its path")
+    assert [p.pose.position.x for p in robot.heard["path"][-1].poses] == pytest.approx([1.0, 2.0])
+
+
+def test_frames_and_topics_are_parameters(robot, make_node) -> None:
+    node = make_node(base_frame="body", odom_frame="start", odometry_topic="odometry")
+    robot.publish_camera_info()
+    robot.publish_image(1)
+    robot.wait(lambda: robot.heard["odometry"] and robot.heard["/tf"], "odometry and TF")
+    assert robot.heard["odometry"][0].header.frame_id == "start"
+    assert robot.heard["odometry"][0].child_frame_id == "body"
+    assert robot.heard["/tf"][0].transforms[0].child_frame_id == "body"
+    assert node.count_publishers("depth/camera_info") == 1
+
+
+def test_the_camera_frame_can_be_named(robot, make_node) -> None:
+    make_node(assume_optical_at_base=False, camera_frame="left_eye")
+    robot.publish_extrinsics(camera_frame="left_eye")
+    robot.publish_camera_info()
+    robot.spin_for(0.3)
+    robot.publish_image(1)
+    robot.wait(lambda: robot.heard["depth/image"], "depth")
+    assert robot.heard["depth/image"][0].header.frame_id == "camera"  # the image's own
+
+
+def test_odometry_is_that_of_the_base(engine, robot, make_node) -> None:
+    """A camera 0.3 m ahead of the base turns left by a quarter: the base swings around it."""
+    make_node(assume_optical_at_base=False)
+    engine.T_step = np.array([[0.0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    robot.publish_extrinsics()
+    robot.publish_camera_info()
+    robot.spin_for(0.3)
+    for stamp in (SECOND, 2 * SECOND):
+        robot.publish_image(stamp)
+        robot.wait(lambda stamp=stamp: stamp in robot.odometry_stamps(), "odometry")
+    p, q = robot.heard["odometry"][1].pose.pose.position, robot.heard["odometry"][1].pose.pose.orientation
+    np.testing.assert_allclose([p.x, p.y, p.z], [0.3, -0.3, 0.0], atol=1e-9)
+    np.testing.assert_allclose([q.x, q.y, q.z, q.w], [0, 0, np.sqrt(0.5), np.sqrt(0.5)], atol=1e-9)
+    twist = robot.heard["odometry"][1].twist.twist
+    assert twist.angular.z == pytest.approx(np.pi / 2)
+    # on an arc of a quarter turn, whose chord is (0.3, -0.3), the body's velocity is constant
+    radius = np.hypot(0.3, 0.3) / (2 * np.sin(np.pi / 4))
+    assert np.hypot(twist.linear.x, twist.linear.y) == pytest.approx(radius * np.pi / 2)
+
+
+def test_an_error_that_should_not_happen_ends_the_node(engine, robot) -> None:
+    """Falling silent would be worse; in a real executor, until the exit status."""
+    overrides = [Parameter("assume_optical_at_base", value=True)]
+    engine.failures[7] = ZeroDivisionError("a bug")
+    node = VoNode(lambda _: engine, parameter_overrides=overrides)
+    robot.wait(lambda: robot.images.get_subscription_count(), "the node's subscriptions")
+    robot.publish_camera_info()
+    robot.publish_image(7)
+    assert spin(node) == 1
+
+
+def test_a_mailbox_keeps_the_newest() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    for item in (1, 2, 3):
+        mailbox.put(item)
+    assert mailbox.take() == 3
+    assert mailbox.dropped == 2
+    mailbox.put(4)
+    mailbox.close()
+    assert mailbox.take() is None
+
+
+def test_closing_a_worker_finishes_the_item_in_hand() -> None:
+    begun, finish, done = threading.Event(), threading.Event(), []
+
+    def handle(item: str) -> None:
+        begun.set()
+        finish.wait(60)
+        done.append(item)
+
+    worker = Worker(handle)
+    worker.mailbox.put("in hand")
+    assert begun.wait(60)
+    worker.mailbox.put("left over")
+    threading.Timer(0.05, finish.set).start()
+    worker.close()
+    assert done == ["in hand"]
