@@ -5,7 +5,7 @@ Models and fields are those of ``sensor_msgs/CameraInfo`` and of the YAML files 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,9 @@ class CameraCalibration:
 
         ``P`` where it is known; else as wide a view as fills the image with pixels everywhere.
         """
-        if self.is_pinhole:
-            return Intrinsics.from_matrix(self.K, self.width, self.height)
         size = (self.width, self.height)
+        if self.is_pinhole:
+            return Intrinsics.from_matrix(self.K, *size)
         if self.P[0, 0] > 0:
             return Intrinsics.from_matrix(self.P, *size)
         if self.model == "equidistant":
@@ -88,6 +88,11 @@ class CameraCalibration:
         else:
             K = cv2.getOptimalNewCameraMatrix(self.K, self.distortion, size, 0)[0]
         return Intrinsics.from_matrix(np.asarray(K, np.float64), *size)
+
+    def of_rectified_images(self) -> CameraCalibration:
+        """The calibration of images that somebody has rectified already, by this one."""
+        K = self.rectified.matrix
+        return replace(self, K=K, distortion=np.zeros(0), R=np.eye(3))
 
 
 class Rectifier:
@@ -111,6 +116,33 @@ class Rectifier:
 
     def __call__(self, image: RgbImage) -> RgbImage:
         return np.asarray(cv2.remap(image, *self._maps, cv2.INTER_LINEAR), np.uint8)
+
+
+def calibration_from_camera_info(info: Any) -> CameraCalibration:
+    """The calibration a ``sensor_msgs/CameraInfo`` gives of the images beside it, ROI and binning applied.
+
+    Args:
+        info: the message, as rclpy or rosbags holds it.
+
+    Raises:
+        InputError: see :class:`CameraCalibration`.
+    """
+    bin_x, bin_y = max(info.binning_x, 1), max(info.binning_y, 1)
+    width, height = info.roi.width or info.width, info.roi.height or info.height
+    # full-resolution pixels to those of the image: cut out, then binned
+    to_image = np.array(
+        [[1 / bin_x, 0, -info.roi.x_offset / bin_x], [0, 1 / bin_y, -info.roi.y_offset / bin_y], [0, 0, 1]]
+    )
+    R = np.array(info.r, np.float64).reshape(3, 3)
+    return CameraCalibration(
+        width=width // bin_x,
+        height=height // bin_y,
+        K=to_image @ np.array(info.k, np.float64).reshape(3, 3),
+        distortion=np.array(info.d, np.float64),
+        model=info.distortion_model,
+        R=R if R.any() else np.eye(3),
+        P=to_image @ np.array(info.p, np.float64).reshape(3, 4),
+    )
 
 
 def read_camera_yaml(path: Path) -> CameraCalibration:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ class Source(ABC):
     def __iter__(self) -> Iterator[Frame]:
         return self.frames(range(len(self)))
 
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
         """The readable frames among increasing ``indices``, one at a time; restarts the count ``skipped``."""
         self.skipped = 0
         last_stamp_ns: int | None = None
-        for index in indices:
+        for index, read in self._readings(indices):
             try:
-                frame = self[index]
+                frame = read()
                 if last_stamp_ns is not None and frame.stamp_ns <= last_stamp_ns:
                     raise DataError(
                         f"Frame {self.frame_id(index)} is stamped {frame.stamp:.9f} s, "
@@ -85,6 +86,11 @@ class Source(ABC):
             last_stamp_ns = frame.stamp_ns
             yield frame
 
+    def _readings(self, indices: Iterable[int]) -> Iterator[tuple[int, Callable[[], Frame]]]:
+        """Index, and what reads its frame; to be replaced where reading in order is cheaper than by index."""
+        for index in indices:
+            yield index, partial(self.__getitem__, index)
+
 
 def open_source(path: str | Path, **options: Any) -> Source:
     """Open a recording, its kind told by what is on disk.
@@ -95,9 +101,9 @@ def open_source(path: str | Path, **options: Any) -> Source:
     KITTI odometry: ``sequences/NN``, or a      camera (0 to 3)
     folder of ``image_N`` and ``calib.txt``
     KITTI odometry: the folder of `sequences`   sequence (e.g. "09"), camera
-    KITTI raw: a ``*_sync`` folder              camera (0 to 3), depth (True: velodyne projected)
+    KITTI raw: a ``*_sync`` folder              camera, depth (velodyne, eigen or annotated)
     folder of images, or a video file           calibration (YAML file), rate (frames per second)
-    rosbag2: folder, ``.mcap`` or ``.db3``      topic, ground_truth_topic, calibration (YAML file)
+    rosbag2: folder, ``.mcap`` or ``.db3``      topic, ground_truth_topic, calibration, rectified
     ==========================================  ======================================================
 
     Args:
