@@ -23,9 +23,8 @@ def network_image(image: npt.NDArray[np.uint8], height: int, width: int, device:
 
     Stretched to size with an antialiasing Lanczos filter, as in the published evaluation.
     """
-    if image.shape[:2] != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device, non_blocking=True)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    tensor = torch.from_numpy(np.array(resized)).to(device)
     return tensor.permute(2, 0, 1)[None].float() / 255
 
 

@@ -54,8 +54,7 @@ class HRNetPyramid(nn.Module):
             if isinstance(module, nn.Upsample):
                 module.mode = "bilinear"
                 module.align_corners = False
-        last_module: Any = list(self.net.stage4)[-1]
-        widths = [branch[-1].bn2.num_features for branch in last_module.branches]
+        widths = self.net.stage4_cfg["num_channels"]
         self.half_channels = MATCHING_CHANNELS
         self.level_channels = (
             [MATCHING_CHANNELS] + [widths[0]] * 3,
@@ -161,8 +160,11 @@ def depth_backbone(name: str) -> HRNetPyramid | TimmPyramid:
 
 
 def normalise(image: Tensor) -> Tensor:
-    """RGB in [0, 1] to what the networks were trained on."""
-    return (image - 0.45) / 0.225
+    """RGB in [0, 1] to what the networks were trained on.
+
+    The result is contiguous: convolutions round differently for other strides, by 2e-5 in the features.
+    """
+    return ((image - 0.45) / 0.225).contiguous()
 
 
 def stack_in_time(image_first: Tensor, image_second: Tensor) -> Tensor:
