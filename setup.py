@@ -22,6 +22,7 @@ setup(
         "matplotlib",
         "numpy",
         "opencv-python-headless",
+        "pillow",
         "pyyaml",
         "safetensors",
         "timm",
