@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "bag": ["rosbags"],
+        "rerun": ["rerun-sdk>=0.23"],
         "train": ["jsonargparse[signatures]", "lightning", "rich", "tensorboard"],
         "test": [
             "hypothesis",
