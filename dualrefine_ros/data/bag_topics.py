@@ -23,6 +23,8 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
 TF_MESSAGE = "tf2_msgs/msg/TFMessage"
 
+GROUND_TRUTH_TOPIC = "/ground_truth/odometry"
+
 
 def open_reader(path: Path) -> AnyReader:
     """An open reader of a bag: its folder, with or without ``metadata.yaml``, or one of its files.

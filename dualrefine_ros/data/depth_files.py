@@ -13,7 +13,6 @@ from dualrefine_ros.errors import DataError
 
 DepthMap = npt.NDArray[np.float32]
 PNG_SCALE = 256.0  # stored value = metres x 256, 0 = no value (KITTI depth benchmark, Uhrig et al. 2017)
-PNG_MAX = 65535 / PNG_SCALE  # just under 256 m
 NPZ_KEY = "depth"
 SUFFIXES = (".png", ".npz", ".npy")
 
@@ -34,18 +33,34 @@ def read_depth(path: str | Path) -> DepthMap:
     return _read_png(path) if path.suffix.lower() == ".png" else _read_numpy(path)
 
 
+def encode_depth(depth: DepthMap) -> npt.NDArray[np.uint16]:
+    """(H, W) metres in steps of 1/256 m up to 256 m, 0 where there is no value."""
+    # at least 1: a depth too small for the encoding is still a depth
+    encoded = np.clip(np.rint(depth * np.float32(PNG_SCALE)), 1, 65535)
+    return np.where(np.isfinite(depth), encoded, 0).astype(np.uint16)
+
+
 def write_depth_png(path: str | Path, depth: DepthMap) -> None:
-    """Write (H, W) metres as 16-bit PNG: steps of 4 mm up to 256 m; NaN becomes "no value".
+    """Write (H, W) metres as 16-bit PNG; NaN becomes "no value".
 
     Raises:
         DataError: the file cannot be written.
     """
-    # at least 1: a depth too small for the encoding is still a depth
-    stored = np.clip(np.rint(depth * np.float32(PNG_SCALE)), 1, 65535)
-    encoded = np.where(np.isfinite(depth), stored, 0).astype(np.uint16)
-    _, data = cv2.imencode(".png", encoded)
+    _, data = cv2.imencode(".png", encode_depth(depth))
     try:
         Path(path).write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def write_depth_npz(path: str | Path, depth: DepthMap) -> None:
+    """Write (H, W) metres as they are, uncompressed: depth is noise to a compressor.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        np.savez(path, depth=depth)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from None
 

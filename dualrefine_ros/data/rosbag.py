@@ -13,6 +13,7 @@ import numpy as np
 
 from dualrefine_ros.data.bag_topics import (
     COMPRESSED_IMAGE,
+    GROUND_TRUTH_TOPIC,
     IMAGE,
     ODOMETRY,
     connections_of,
@@ -38,7 +39,6 @@ from dualrefine_ros.geometry.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
-GROUND_TRUTH_TOPIC = "/ground_truth/odometry"
 STAMP_TOLERANCE_NS = 1_000_000  # between an image and its ground truth
 
 

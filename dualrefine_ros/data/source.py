@@ -69,6 +69,10 @@ class Source(ABC):
 
     def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
         """The readable frames among increasing ``indices``, one at a time; restarts the count ``skipped``."""
+        return (frame for _, frame in self.indexed(indices))
+
+    def indexed(self, indices: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+        """Like :meth:`frames`, each frame with its index."""
         self.skipped = 0
         last_stamp_ns: int | None = None
         for index, read in self._readings(indices):
@@ -84,7 +88,7 @@ class Source(ABC):
                 log.warning("%s: frame skipped: %s", self.name, error)
                 continue
             last_stamp_ns = frame.stamp_ns
-            yield frame
+            yield index, frame
 
     def _readings(self, indices: Iterable[int]) -> Iterator[tuple[int, Callable[[], Frame]]]:
         """Index, and what reads its frame; to be replaced where reading in order is cheaper than by index."""

@@ -16,9 +16,12 @@ from dualrefine_ros.errors import DualRefineError
 
 # name: (module of dualrefine_ros.tools, one line of help)
 COMMANDS = {
+    "demo": ("demo", "play the bundled clip through the ROS node and draw what comes back"),
     "evaluate": ("evaluate", "score odometry or depth the way the literature does"),
     "import": ("import_checkpoint", "turn the published depth_pose.pth into a checkpoint of ours"),
     "info": ("info", "say what a checkpoint holds"),
+    "kitti-to-bag": ("kitti_to_bag", "write a KITTI sequence as a ROS 2 bag"),
+    "replay": ("replay", "run the engine over a recording and leave a folder of results"),
 }
 
 
