@@ -13,6 +13,7 @@ Both trajectories are first expressed relative to their first common pose, then 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,21 @@ class OdometryResult:
     ate: float
     rpe_m: float
     rpe_deg: float
+
+    def figures(self) -> dict[str, Any]:
+        """What is written to JSON files; None stands for a figure that does not exist."""
+        return {
+            "t_err": self.t_err,
+            "r_err": self.r_err,
+            "ate": self.ate,
+            "rpe_m": self.rpe_m,
+            "rpe_deg": self.rpe_deg,
+            "align": self.alignment.value,
+            "frames": len(self.estimate),
+            "length_m": float(self.truth.distances()[-1]),
+            "scale": self.similarity.scale,
+            "note": self.missing_figures(),
+        }
 
     def missing_figures(self) -> str | None:
         """One sentence on the figures that do not exist; None when all do."""

@@ -21,7 +21,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"Ground truth {args.ground_truth}, alignment {alignment.value}\n")
     print("\n\n".join([_table(results), *notes]))
     if args.json:
-        figures = {name: as_json(result) for name, result in results.items()}
+        figures = {name: result.figures() for name, result in results.items()}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures if len(figures) > 1 else figures[names[0]], indent=2) + "\n")
     if args.out:
@@ -112,18 +111,6 @@ def run(args: argparse.Namespace) -> int:
         for file in plot_odometry(args.out, dict(zip(labels, results.values(), strict=True)), title):
             print(f"wrote {file}")
     return 0
-
-
-def as_json(result: OdometryResult) -> dict[str, Any]:
-    """The figures of one estimate, as they stand in the JSON file."""
-    return {
-        **{name: getattr(result, name) for name in COLUMNS},
-        "align": result.alignment.value,
-        "frames": len(result.estimate),
-        "length_m": float(result.truth.distances()[-1]),
-        "scale": result.similarity.scale,
-        "note": result.missing_figures(),
-    }
 
 
 def _table(results: Mapping[str, OdometryResult]) -> str:

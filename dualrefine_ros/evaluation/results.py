@@ -1,0 +1,183 @@
+"""The folder a replay leaves behind, written frame by frame and closed at any time.
+
+frames.csv            a line a frame: stamp, status, pose, update norms, milliseconds of each stage
+trajectory_tum.txt    stamp, position, quaternion
+trajectory_kitti.txt  3x4 poses, with frame numbers where these are not 0, 1, 2, ...
+ground_truth_tum.txt  where the recording has it
+depth/                a map a frame, 16-bit PNG (metres x 256) and/or NumPy archives
+config.yaml           what it takes to run this again
+summary.json          counts, speed, figures against ground truth
+*.png                 pictures
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dualrefine_ros.data.depth_files import write_depth_npz, write_depth_png
+from dualrefine_ros.data.source import Source
+from dualrefine_ros.errors import ConfigError, DataError
+from dualrefine_ros.evaluation.alignment import Alignment
+from dualrefine_ros.evaluation.background import WriteBehind
+from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
+from dualrefine_ros.evaluation.replay import EngineLog, PoseRecorder, Step
+from dualrefine_ros.evaluation.replay_plots import plot_replay
+from dualrefine_ros.frame import NANOSECONDS, Status
+from dualrefine_ros.geometry.quaternion import quaternion_from_rotation
+from dualrefine_ros.geometry.trajectory import Trajectory, write_kitti, write_tum
+
+FRAMES_CSV = "frames.csv"
+SUMMARY = "summary.json"
+PICTURES = ("trajectory.png", "error_over_length.png", "scale_drift.png", "engine.png")
+FILES = (SUMMARY, "trajectory_tum.txt", "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
+POSE_COLUMNS = ("tx", "ty", "tz", "qx", "qy", "qz", "qw")
+DEPTH_FORMATS = ("png", "npz")
+REPORTED_ALIGNMENTS = (Alignment.NONE, Alignment.RIGID, Alignment.SCALE, Alignment.SIMILARITY)
+
+
+class ResultsFolder:
+    """An observer of :func:`dualrefine_ros.evaluation.replay.replay` that writes what it sees.
+
+    Args:
+        folder: is made; may hold an earlier replay, which is replaced.
+        config: written to ``config.yaml``.
+        iterations: columns of update norms.
+        depth_formats: out of ``DEPTH_FORMATS``.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], iterations: int, depth_formats: Sequence[str] = ()
+    ) -> None:
+        self.folder = folder
+        self.poses = PoseRecorder()
+        self.engine_log = EngineLog()
+        self._iterations = iterations
+        self._depth_formats = depth_formats
+        _clear(folder)
+        self._csv_file = open(folder / FRAMES_CSV, "w", newline="", encoding="ascii")  # noqa: SIM115
+        if depth_formats:
+            (folder / "depth").mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+        self._write = WriteBehind()
+        self._csv: csv.DictWriter[str] | None = None
+
+    def __call__(self, step: Step) -> None:
+        self.poses(step)
+        self.engine_log(step)
+        row = _csv_row(step)
+        if self._csv is None:
+            self._csv = csv.DictWriter(self._csv_file, self._columns(step), restval="", extrasaction="ignore")
+            self._csv.writeheader()
+        self._csv.writerow(row)
+        self._csv_file.flush()  # a killed replay leaves its lines
+        depth_path = self.folder / "depth" / f"{step.number:010d}"
+        if "png" in self._depth_formats:
+            self._write(write_depth_png, depth_path.with_suffix(".png"), step.estimate.depth)
+        if "npz" in self._depth_formats:
+            self._write(write_depth_npz, depth_path.with_suffix(".npz"), step.estimate.depth)
+
+    def finish(self, source: Source, weights: str, *, complete: bool) -> dict[str, Any]:
+        """Write what concerns the whole: trajectories, pictures and, last of all, the summary.
+
+        Args:
+            source: the recording, for its name, its ground truth and what it could not read.
+            weights: in words, for the titles of the pictures.
+            complete: whether all frames that were asked for have been seen.
+
+        Returns:
+            The summary.
+
+        Raises:
+            DataError: there was no frame, or a depth map could not be written.
+        """
+        self._csv_file.close()
+        trajectory = self.poses.trajectory()
+        write_tum(self.folder / "trajectory_tum.txt", trajectory)
+        write_kitti(self.folder / "trajectory_kitti.txt", trajectory)
+        if source.ground_truth is not None and source.ground_truth.stamps_ns is not None:
+            write_tum(self.folder / "ground_truth_tum.txt", source.ground_truth)
+        self._write.close()
+        results, note = compare(trajectory, source.ground_truth)
+        plot_replay(self.folder, trajectory, results, self.engine_log, f"{source.name}, {weights}")
+        engine_speed, speed = self.engine_log.speed()
+        summary = {
+            "source": source.name,
+            "weights": weights,
+            "complete": complete,
+            "frames": len(trajectory),
+            "frames_unreadable": source.skipped,
+            "frames_degraded": self.engine_log.statuses.count(Status.DEGRADED),
+            "path_length": float(trajectory.distances()[-1]),  # in the estimate's own scale
+            "frames_per_second": speed,
+            "frames_per_second_engine": engine_speed,
+            "odometry": {name: result.figures() for name, result in results.items()},
+            "odometry_note": note or None,
+        }
+        text = json.dumps(summary, indent=2, allow_nan=False)
+        (self.folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        return summary
+
+    def _columns(self, step: Step) -> list[str]:
+        norms = [f"update_norm_{i + 1}" for i in range(self._iterations)]
+        return ["frame", "stamp", "status", *POSE_COLUMNS, *norms, *_milliseconds(step), "total_ms"]
+
+
+def compare(trajectory: Trajectory, ground_truth: Trajectory | None) -> tuple[dict[str, OdometryResult], str]:
+    """Results by alignment against the ground truth, and a sentence on why any are missing."""
+    if ground_truth is None:
+        return {}, "The recording has no ground truth."
+    results = {}
+    try:
+        for alignment in REPORTED_ALIGNMENTS:
+            results[alignment.value] = evaluate_odometry(trajectory, ground_truth, alignment)
+    except DataError as error:
+        return results, str(error)
+    return results, ""
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder; remove an earlier replay from it, and nothing else."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder for the results.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / FRAMES_CSV).is_file():
+        raise ConfigError(f"{folder} is not empty and holds no replay: name another folder for the results.")
+    folder.mkdir(parents=True, exist_ok=True)
+    depth_maps = (path for path in (folder / "depth").glob("*") if path.stem.isdecimal())
+    for path in (*(folder / name for name in FILES), *depth_maps):
+        path.unlink(missing_ok=True)
+
+
+def _csv_row(step: Step) -> dict[str, object]:
+    estimate = step.estimate
+    seconds, nanoseconds = divmod(estimate.stamp_ns, NANOSECONDS)
+    pose = np.concatenate(
+        [estimate.T_world_cam[:3, 3], quaternion_from_rotation(estimate.T_world_cam[:3, :3])]
+    )
+    norms = {
+        f"update_norm_{i + 1}": f"{norm:.6e}"
+        for i, norm in enumerate(estimate.pose_update_norms)
+        if np.isfinite(norm)
+    }
+    return {
+        "frame": step.number,
+        "stamp": f"{seconds}.{nanoseconds:09d}",
+        "status": estimate.status.value,
+        **{name: f"{value:.9f}" for name, value in zip(POSE_COLUMNS, pose, strict=True)},
+        **norms,
+        **{name: f"{value:.3f}" for name, value in _milliseconds(step).items()},
+        "total_ms": f"{step.seconds * 1e3:.3f}",
+    }
+
+
+def _milliseconds(step: Step) -> dict[str, float]:
+    return {f"{stage}_ms": seconds * 1e3 for stage, seconds in step.estimate.timings.items()}
