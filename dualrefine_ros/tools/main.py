@@ -22,6 +22,7 @@ COMMANDS = {
     "info": ("info", "say what a checkpoint holds"),
     "kitti-to-bag": ("kitti_to_bag", "write a KITTI sequence as a ROS 2 bag"),
     "replay": ("replay", "run the engine over a recording and leave a folder of results"),
+    "splits": ("splits", "print the lists of KITTI frames the literature trains and tests on"),
 }
 
 
