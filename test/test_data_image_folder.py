@@ -131,6 +131,19 @@ def test_rectified_images_are_those_of_a_pinhole(
     assert np.abs(seen_through(lens)[4:-4, 4:-4].astype(int) - expected).max() > 30, "the lens must matter"
 
 
+def test_a_stereo_camera_is_turned_to_its_rectified_axes(tmp_path: Path) -> None:
+    R = cv2.Rodrigues(np.array([0.03, -0.05, 0.02]))[0]
+    entries = calibration(rectification_matrix={"data": R.ravel().tolist()})
+    del entries["distortion_coefficients"]
+    folder = write_folder(tmp_path, ["0.png"], entries)
+    cv2.imwrite(str(folder / "0.png"), np.ascontiguousarray(seen_through(lambda x, y: (x, y))[..., ::-1]))
+    image = open_source(folder, rate=10)[0].image
+    v, u = np.mgrid[20 : HEIGHT - 20, 20 : WIDTH - 20]
+    x, y, z = np.moveaxis(np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T @ R, -1, 0)
+    difference = np.abs(image[20:-20, 20:-20].astype(int) - scene(x / z, y / z))
+    assert np.percentile(difference, 99) <= 2
+
+
 def test_without_distortion_pixels_are_untouched(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, ["0.png"])
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)

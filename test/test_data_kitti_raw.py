@@ -14,6 +14,7 @@ import pytest
 
 from dualrefine_ros.data.kitti_raw import read_timestamps
 from dualrefine_ros.data.source import open_source
+from dualrefine_ros.data.velodyne import load_scan, project_velodyne
 from dualrefine_ros.errors import DataError
 
 REAL_DATE = Path(__file__).parent / "data" / "kitti_raw" / "2011_09_26"
@@ -97,11 +98,15 @@ def test_turning_left_swings_the_camera_around_the_imu(tmp_path: Path) -> None:
     np.testing.assert_allclose(T[:3, 3], [-1.08, 0, -1.08], atol=0.35)
 
 
-def test_pitching_up_raises_the_view(tmp_path: Path) -> None:
-    """Negative OXTS pitch lifts the nose (y left, right-handed): the camera's axis turns to -y."""
-    packets = [(49.0, 8.4, 110.0, 0.0, pitch, 0.3) for pitch in (0.0, -0.1)]
+def test_the_nose_rises_by_the_pitch_whatever_yaw_and_roll(tmp_path: Path) -> None:
+    """Negative OXTS pitch lifts the nose (y left, right-handed): the camera's axis turns up, to -y."""
+    packets = [(49.0, 8.4, 110.0, 0.0, 0.0, 0.0), (49.0, 8.4, 110.0, 0.8, -0.1, 1.2)]
     T = open_source(write_drive(tmp_path, packets))[1].T_world_cam
     assert T[1, 2] == pytest.approx(-math.sin(0.1), abs=0.01)
+    assert T[0, 2] == pytest.approx(-math.cos(0.1) * math.sin(1.2), abs=0.02)  # left by the yaw
+    assert T[1, 0] == pytest.approx(
+        math.cos(0.1) * math.sin(0.8), abs=0.02
+    )  # its right side down by the roll
 
 
 @pytest.mark.parametrize(("camera", "x"), [(1, 0.5371), (2, -0.0600), (3, 0.4731)])
@@ -127,6 +132,29 @@ def test_depth_along_the_axis_or_ahead_of_the_scanner() -> None:
     np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(eigen))
     # the scanner is mounted 0.27 m behind the camera
     np.testing.assert_allclose(np.nanmedian(eigen - ours), 0.27, atol=0.02)
+
+
+def test_depth_in_another_camera_is_what_its_projection_matrix_says(tmp_path: Path) -> None:
+    drive = write_drive(tmp_path, [(49.0, 8.4, 110.0)], cameras=(3,))
+    scans = drive / "velodyne_points" / "data"
+    scans.mkdir(parents=True)
+    shutil.copy(REAL_DATE / DRIVE / "velodyne_points" / "data" / "0000000005.bin", scans / "0000000000.bin")
+    rows = dict(
+        line.split(":", 1)
+        for name in ("cam_to_cam", "velo_to_cam")
+        for line in (REAL_DATE / f"calib_{name}.txt").read_text().splitlines()
+        if "time" not in line
+    )
+    numbers = {key: np.array(text.split(), float) for key, text in rows.items()}
+    T_cam0_velo = np.eye(4)
+    T_cam0_velo[:3, :3] = numbers["R"].reshape(3, 3)
+    T_cam0_velo[:3, 3] = numbers["T"]
+    T_cam0_velo[:3] = numbers["R_rect_00"].reshape(3, 3) @ T_cam0_velo[:3]
+    scan = load_scan(scans / "0000000000.bin")
+    expected = project_velodyne(scan, T_cam0_velo, numbers["P_rect_03"].reshape(3, 4), (375, 1242))
+    depth = open_source(drive, depth="velodyne")[0].depth
+    assert np.isfinite(depth).sum() > 3000
+    np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 
 def test_annotated_depth(tmp_path: Path) -> None:

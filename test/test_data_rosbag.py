@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
+import os
 import pickle
 import sqlite3
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dualrefine_ros.data.per_process import PerProcess
 from dualrefine_ros.data.source import open_source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.frame import NANOSECONDS
@@ -287,7 +289,7 @@ def test_damaged_and_empty_bags(tmp_path: Path) -> None:
         open_source(empty)
 
 
-def odometry(stamp_ns: int, x: float) -> Any:
+def odometry(stamp_ns: int, x: float, child: str = "base_link") -> Any:
     def new(name: str, **fields: Any) -> Any:
         return TYPES[f"geometry_msgs/msg/{name}"](**fields)
 
@@ -299,7 +301,7 @@ def odometry(stamp_ns: int, x: float) -> Any:
     )
     return TYPES["nav_msgs/msg/Odometry"](
         header=header(stamp_ns, "map"),
-        child_frame_id="base_link",
+        child_frame_id=child,
         pose=new("PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
         twist=new(
             "TwistWithCovariance", twist=new("Twist", linear=zero, angular=zero), covariance=np.zeros(36)
@@ -341,6 +343,26 @@ def test_ground_truth_walks_the_static_transforms(tmp_path: Path, caplog: Any) -
     with caplog.at_level(logging.WARNING):
         assert open_source(loose, ground_truth_topic="/truth").ground_truth is None
     assert "does not connect base_link to camera" in caplog.text
+
+
+def test_ground_truth_of_a_sensor_beside_the_camera(tmp_path: Path) -> None:
+    """An IMU 1 m behind base_link knows where it is; the camera is half a metre ahead of base_link."""
+    imu = ("/tf_static", START, static("base_link", "imu", (-1.0, 0, 0), (0, 0, 0, 1)))
+    camera = ("/tf_static", START, static("base_link", "camera", (0.5, 0, 0), (-0.5, 0.5, -0.5, 0.5)))
+    truth = ("/ground_truth/odometry", START, odometry(START, 10.0, "imu"))
+    T = open_source(write_bag(tmp_path / "bag", [imu, camera, truth, *drive(1)]))[0].T_world_cam
+    np.testing.assert_allclose(T[:3, 3], [11.5, 0, 0], atol=1e-12)
+
+
+def test_a_forked_process_opens_its_own_handle() -> None:
+    handle = PerProcess(os.getpid)
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    assert handle.get() == os.getpid()
+    child = fork.Process(target=lambda: queue.put(handle.get()))
+    child.start()
+    assert queue.get(timeout=60) == child.pid
+    child.join()
 
 
 def test_rosbags_is_needed_only_for_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,11 @@ def test_points_behind_do_not_count() -> None:
     behind = -np.array([point_seen_at(20, 10, 5.0)])  # projects to the same pixel
     assert np.isnan(project_velodyne(behind, VELO_TO_OPTICAL, K, SHAPE)).all()
     assert np.isnan(project_velodyne(np.zeros((0, 4)), VELO_TO_OPTICAL, K, SHAPE)).all()
+    camera_ahead = VELO_TO_OPTICAL.copy()
+    camera_ahead[2, 3] = -6  # between scanner and camera
+    between = point_seen_at(20, 10, -1.0)
+    between[0] += 6
+    assert np.isnan(project_velodyne(np.array([between]), camera_ahead, K, SHAPE)).all()
 
 
 def test_a_projection_matrix_shifts_by_the_baseline() -> None:
