@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dualrefine_ros.errors import DataError
+from dualrefine_ros.errors import DataError, InputError
 from dualrefine_ros.frame import Intrinsics
+from dualrefine_ros.geometry.text_file import read_text
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,14 +56,8 @@ def read_kitti_calibration(path: Path) -> KittiCalibration:
     Raises:
         DataError: the file is missing or a line has no key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable text file ({error}).") from None
     lines: dict[str, tuple[int, str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         key, colon, rest = line.partition(":")
@@ -72,11 +67,28 @@ def read_kitti_calibration(path: Path) -> KittiCalibration:
     return KittiCalibration(path, lines)
 
 
-def camera_offset(intrinsics: Intrinsics, P: FloatArray) -> FloatArray:
-    """T_cam0_cam (4, 4) of a rectified camera from its projection matrix P (3, 4) = K [I | t].
+def rectified_camera(
+    calibration: KittiCalibration, key: str, size: tuple[int, int]
+) -> tuple[Intrinsics, FloatArray]:
+    """A rectified camera from its projection matrix P = K [I | t], (3, 4), at the line ``key``.
 
-    Rectified cameras are parallel, so a point moves by t = K^-1 p4 from camera 0 to this camera.
+    Args:
+        calibration: of the rig.
+        key: e.g. "P2".
+        size: width and height in pixels of the images P belongs to.
+
+    Returns:
+        Intrinsics, and T_cam0_cam (4, 4): rectified cameras are parallel, so a point moves by
+        t = K^-1 p4 from camera 0 to this one.
+
+    Raises:
+        DataError: there is no such line, or its numbers are no camera's.
     """
+    P = calibration.matrix(key, (3, 4))
+    try:
+        intrinsics = Intrinsics.from_matrix(P, *size)
+    except InputError as error:
+        raise DataError(f"{calibration.path}, {key}: {error}") from None
     T_cam0_cam = np.eye(4)
     T_cam0_cam[:3, 3] = -np.linalg.solve(intrinsics.matrix, P[:, 3])
-    return T_cam0_cam
+    return intrinsics, T_cam0_cam

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.data.image_encoding import RgbImage, decode_compressed
-from dualrefine_ros.data.source import IMAGE_SUFFIXES, Source
+from dualrefine_ros.data.source import IMAGE_SUFFIXES, Source, check_size
 from dualrefine_ros.errors import DataError, MessageError
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory
@@ -66,12 +66,7 @@ class ImageFiles(Source):
     def __getitem__(self, index: int) -> Frame:
         file = self.files[index]
         image = read_image(file.path)
-        height, width = image.shape[:2]
-        if (width, height) != (self.intrinsics.width, self.intrinsics.height):
-            raise DataError(
-                f"{file.path} is {width}x{height} pixels, but the calibration is for "
-                f"{self.intrinsics.width}x{self.intrinsics.height}."
-            )
+        check_size(image, self.intrinsics, str(file.path))
         if self.rectify is not None:
             image = self.rectify(image)
         depth = self.load_depth(file.frame_id) if self.load_depth else None

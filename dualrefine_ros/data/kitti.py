@@ -14,10 +14,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dualrefine_ros.data.calibration import camera_offset, read_kitti_calibration
+from dualrefine_ros.data.calibration import read_kitti_calibration, rectified_camera
 from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_numbered_images
-from dualrefine_ros.errors import DataError, InputError
-from dualrefine_ros.frame import Intrinsics
+from dualrefine_ros.errors import DataError
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 
 CAMERAS = (2, 3, 0, 1)  # in order of preference: colour before gray, left before right
@@ -49,14 +48,9 @@ def open_kitti_sequence(path: Path, camera: int | None = None) -> ImageFiles:
     """
     camera = find_camera(path, camera, "image_{}")
     images = list_numbered_images(path / f"image_{camera}")
-    width, height = first_image_size(list(images.values()))
-    calibration_path = path / "calib.txt"
-    P = read_kitti_calibration(calibration_path).matrix(f"P{camera}", (3, 4))
-    try:
-        intrinsics = Intrinsics.from_matrix(P, width, height)
-    except InputError as error:
-        raise DataError(f"{calibration_path}, P{camera}: {error}") from None
-    T_cam0_cam = camera_offset(intrinsics, P)
+    calibration = read_kitti_calibration(path / "calib.txt")
+    size = first_image_size(list(images.values()))
+    intrinsics, T_cam0_cam = rectified_camera(calibration, f"P{camera}", size)
     frame_ids = np.array(list(images))
     times_path = path / "times.txt"
     stamps_ns = rows_of_frames(times_path, read_times(times_path), frame_ids)

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dualrefine_ros.data.calibration import camera_offset, read_kitti_calibration
+from dualrefine_ros.data.calibration import read_kitti_calibration, rectified_camera
 from dualrefine_ros.data.depth_files import read_depth
 from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_numbered_images
 from dualrefine_ros.data.kitti import find_camera, rows_of_frames, trajectory_of
 from dualrefine_ros.data.velodyne import load_scan, project_velodyne
-from dualrefine_ros.errors import DataError, InputError
+from dualrefine_ros.errors import DataError
 from dualrefine_ros.frame import NANOSECONDS, Intrinsics
+from dualrefine_ros.geometry.text_file import read_text
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,22 +50,15 @@ def open_kitti_raw(path: Path, camera: int | None = None, depth: str | None = No
     """
     camera = find_camera(path, camera, "image_{:02d}")
     images = list_numbered_images(path / f"image_{camera:02d}" / "data")
-    calibration_path = path.resolve().parent / "calib_cam_to_cam.txt"
-    calibration = read_kitti_calibration(calibration_path)
-    P = calibration.matrix(f"P_rect_{camera:02d}", (3, 4))
+    calibration = read_kitti_calibration(path.resolve().parent / "calib_cam_to_cam.txt")
     width, height = (int(side) for side in calibration.matrix(f"S_rect_{camera:02d}", (2,)))
     stored = first_image_size(list(images.values()))
     if stored != (width, height):
         raise DataError(
-            f"The images of {path} are {stored[0]}x{stored[1]} pixels, but {calibration_path} says "
+            f"The images of {path} are {stored[0]}x{stored[1]} pixels, but {calibration.path} says "
             f"{width}x{height}."
         )
-    try:
-        intrinsics = Intrinsics.from_matrix(P, width, height)
-    except InputError as error:
-        raise DataError(f"{calibration_path}, P_rect_{camera:02d}: {error}") from None
-    T_cam0_cam = camera_offset(intrinsics, P)
-
+    intrinsics, T_cam0_cam = rectified_camera(calibration, f"P_rect_{camera:02d}", stored)
     frame_ids = np.array(list(images))
     timestamps_path = path / f"image_{camera:02d}" / "timestamps.txt"
     stamps_ns = rows_of_frames(timestamps_path, read_timestamps(timestamps_path), frame_ids)
@@ -91,14 +85,8 @@ def read_timestamps(path: Path) -> npt.NDArray[np.int64]:
     Raises:
         DataError: the file is missing, or a line is no time or not after the one before.
     """
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable text file ({error}).") from None
     stamps_ns: list[int] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         match = _TIMESTAMP.fullmatch(line.strip())
         try:
             if match is None:
@@ -160,9 +148,8 @@ def _read_poses(path: Path, images: dict[int, Path], T_cam0_cam: FloatArray) -> 
 
 
 def _read_oxts(path: Path) -> FloatArray:
-    fields = path.read_text(encoding="ascii", errors="replace").split()
     try:
-        packet = np.array([float(field) for field in fields])
+        packet = np.array([float(field) for field in read_text(path).split()])
     except ValueError as error:
         raise DataError(f"{path}, line 1: {error}.") from None
     if packet.size != OXTS_FIELDS or not np.isfinite(packet).all() or abs(packet[0]) >= 90:

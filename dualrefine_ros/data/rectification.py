@@ -17,6 +17,7 @@ import yaml
 from dualrefine_ros.data.image_encoding import RgbImage
 from dualrefine_ros.errors import DataError, InputError
 from dualrefine_ros.frame import Intrinsics
+from dualrefine_ros.geometry.text_file import read_text
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -152,11 +153,7 @@ def read_camera_yaml(path: Path) -> CameraCalibration:
         DataError: the file is missing or no YAML, an entry is missing, or the numbers are no camera's.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable text file ({error}).") from None
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -32,7 +32,7 @@ from dualrefine_ros.data.rectification import (
     calibration_from_camera_info,
     read_camera_yaml,
 )
-from dualrefine_ros.data.source import Source
+from dualrefine_ros.data.source import Source, check_size
 from dualrefine_ros.errors import DataError, InputError, MessageError
 from dualrefine_ros.frame import NANOSECONDS, Frame
 from dualrefine_ros.geometry.trajectory import Trajectory
@@ -136,12 +136,7 @@ class Bag(Source):
             )
         else:
             image = decode_compressed(message.data)
-        height, width = image.shape[:2]
-        if (width, height) != (self.intrinsics.width, self.intrinsics.height):
-            raise MessageError(
-                f"An image on {self.topic} is {width}x{height} pixels, but its calibration is for "
-                f"{self.intrinsics.width}x{self.intrinsics.height}."
-            )
+        check_size(image, self.intrinsics, f"An image on {self.topic}")
         if self._rectify is not None:
             image = self._rectify(image)
         stamp_ns = message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dualrefine_ros.data.image_encoding import RgbImage
 from dualrefine_ros.errors import DataError, DualRefineError
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory
@@ -94,6 +95,16 @@ class Source(ABC):
         """Index, and what reads its frame; to be replaced where reading in order is cheaper than by index."""
         for index in indices:
             yield index, partial(self.__getitem__, index)
+
+
+def check_size(image: RgbImage, intrinsics: Intrinsics, name: str) -> None:
+    """Raise a DataError that names the image where it has not the size it was calibrated for."""
+    height, width = image.shape[:2]
+    if (width, height) != (intrinsics.width, intrinsics.height):
+        raise DataError(
+            f"{name} is {width}x{height} pixels, but the calibration is for "
+            f"{intrinsics.width}x{intrinsics.height}."
+        )
 
 
 def open_source(path: str | Path, **options: Any) -> Source:
