@@ -68,11 +68,14 @@ def test_a_part_of_a_sequence_takes_its_lines_by_frame_number(tmp_path: Path) ->
     assert [round(f.T_world_cam[2, 3]) for f in source] == [1, 3, 4, 5, 6]
 
 
-def test_poses_of_the_official_layout(tmp_path: Path) -> None:
+def test_poses_of_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sequence(tmp_path / "sequences" / "09")
     (tmp_path / "poses").mkdir()
     (folder / "poses.txt").rename(tmp_path / "poses" / "09.txt")
     assert len(open_source(folder).ground_truth) == 4
+    monkeypatch.chdir(folder)
+    assert len(open_source(".").ground_truth) == 4
+    assert open_source(".").name == "09"
     (tmp_path / "poses" / "09.txt").unlink()
     assert open_source(folder).ground_truth is None
     assert open_source(folder)[0].T_world_cam is None

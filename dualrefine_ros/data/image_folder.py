@@ -45,7 +45,7 @@ def open_image_folder(
     stamps_ns = _read_stamps(path, images, rate)
     frame_ids = _frame_numbers(images)
     files = [ImageFile(*item) for item in zip(images, frame_ids, stamps_ns.tolist(), strict=True)]
-    name = path.resolve().name
+    name = path.name
     return ImageFiles(name, files, camera.rectified, rectify=None if camera.is_pinhole else Rectifier(camera))
 
 

@@ -59,9 +59,7 @@ def open_kitti_sequence(path: Path, camera: int | None = None) -> ImageFiles:
         ImageFile(image, frame_id, int(stamp_ns), poses.get(frame_id))
         for (frame_id, image), stamp_ns in zip(images.items(), stamps_ns, strict=True)
     ]
-    return ImageFiles(
-        f"{path.resolve().name}", files, intrinsics, T_cam0_cam, ground_truth=trajectory_of(files)
-    )
+    return ImageFiles(path.name, files, intrinsics, T_cam0_cam, ground_truth=trajectory_of(files))
 
 
 def find_camera(path: Path, camera: int | None, folder_format: str) -> int:

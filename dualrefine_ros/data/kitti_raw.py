@@ -50,7 +50,7 @@ def open_kitti_raw(path: Path, camera: int | None = None, depth: str | None = No
     """
     camera = find_camera(path, camera, "image_{:02d}")
     images = list_numbered_images(path / f"image_{camera:02d}" / "data")
-    calibration = read_kitti_calibration(path.resolve().parent / "calib_cam_to_cam.txt")
+    calibration = read_kitti_calibration(path.parent / "calib_cam_to_cam.txt")
     width, height = (int(side) for side in calibration.matrix(f"S_rect_{camera:02d}", (2,)))
     stored = first_image_size(list(images.values()))
     if stored != (width, height):
@@ -70,7 +70,7 @@ def open_kitti_raw(path: Path, camera: int | None = None, depth: str | None = No
         for (frame_id, image), stamp_ns in zip(images.items(), stamps_ns, strict=True)
     ]
     return ImageFiles(
-        path.resolve().name,
+        path.name,
         files,
         intrinsics,
         T_cam0_cam,
@@ -128,7 +128,7 @@ def _rotation(axis: int, angle: float) -> FloatArray:
 
 def _read_poses(path: Path, images: dict[int, Path], T_cam0_cam: FloatArray) -> dict[int, FloatArray]:
     """Frame number -> T_world_cam, the world being camera 0 at the first frame that has a pose."""
-    date = path.resolve().parent
+    date = path.parent
     T_cam0_imu = _T_cam0_velo(date) @ read_kitti_calibration(date / "calib_imu_to_velo.txt").rigid_transform()
     T_imu_cam0 = np.linalg.inv(T_cam0_imu)
     packets = {}
@@ -209,5 +209,5 @@ def _depth_loader(
         raise DataError(f"{folder} does not exist: there is no {depth} depth for this camera.")
     if depth == "annotated":
         return AnnotatedDepth(folder)
-    T_cam_velo = np.linalg.inv(T_cam0_cam) @ _T_cam0_velo(path.resolve().parent)
+    T_cam_velo = np.linalg.inv(T_cam0_cam) @ _T_cam0_velo(path.parent)
     return ScanDepth(folder, T_cam_velo, intrinsics, ahead_of_scanner=depth == "eigen")

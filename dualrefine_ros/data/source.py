@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -128,7 +129,7 @@ def open_source(path: str | Path, **options: Any) -> Source:
     Raises:
         DataError: nothing known lies there, a file is malformed, or an option does not apply.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # calibrations and poses may lie beside a folder given as "."
     kind, opener = _find_opener(path)
     given = {name: value for name, value in options.items() if value is not None}
     accepted = list(inspect.signature(opener).parameters)[1:]
