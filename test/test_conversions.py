@@ -18,15 +18,18 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from dualrefine_ros.errors import DualRefineError, InputError, MessageError
-from dualrefine_ros.frame import Estimate, Status
+from dualrefine_ros.frame import Estimate, Intrinsics, Status
 from dualrefine_ros.ros.base_odometry import T_BASE_OPTICAL, BaseOdometry, se3_log
 from dualrefine_ros.ros.conversions import (
+    camera_info_message,
     depth_image,
     frame_from_messages,
     intrinsics_from_camera_info,
+    matrix_from_pose,
     matrix_from_transform,
     pose_message,
     rgb_from_image,
+    rgb_image,
     stamp_from_ns,
     stamp_to_ns,
     transform_message,
@@ -206,6 +209,19 @@ def test_a_frame_takes_the_image_stamp_and_needs_its_calibration() -> None:
         frame_from_messages(message, camera_info(width=8))
 
 
+def test_a_frame_survives_the_round_trip_through_messages() -> None:
+    header = Header(stamp=Time(sec=1, nanosec=999_999_999), frame_id="camera")
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 5, 3), np.uint8)
+    intrinsics = Intrinsics(701.25, 702.5, 2.125, 1.0625, 5, 3)
+    image, info = rgb_image(rgb, header), camera_info_message(intrinsics, header)
+    assert info.header == image.header == header
+    assert info.p.tolist() == [701.25, 0, 2.125, 0, 0, 702.5, 1.0625, 0, 0, 0, 1, 0]
+    assert info.k.tolist() == [701.25, 0, 2.125, 0, 702.5, 1.0625, 0, 0, 1]
+    frame = frame_from_messages(image, info)
+    np.testing.assert_array_equal(frame.image, rgb)
+    assert (frame.intrinsics, frame.stamp_ns) == (intrinsics, 1_999_999_999)
+
+
 # --- depth
 
 
@@ -234,6 +250,7 @@ twists = st.tuples(finite, finite, finite, *[st.floats(-1.5, 1.5)] * 3).map(np.a
 def test_transforms_survive_the_round_trip(xi: np.ndarray) -> None:
     T = exponential(xi)
     np.testing.assert_allclose(matrix_from_transform(transform_message(T)), T, atol=1e-9)
+    np.testing.assert_allclose(matrix_from_pose(pose_message(T)), T, atol=1e-9)
 
 
 def test_a_quarter_turn_to_the_left_as_a_message() -> None:

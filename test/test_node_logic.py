@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from node_harness import HEIGHT, WIDTH, Robot
 from rclpy.parameter import Parameter
 
@@ -157,6 +159,16 @@ def test_a_refused_image_leaves_no_trace(engine, robot, make_node) -> None:
     assert (node.processed, node.refused) == (2, 2)  # the second refusal is the repeated stamp
 
 
+def test_a_half_refined_image_is_published_with_a_warning(engine, robot, make_node, capfd) -> None:
+    make_node()
+    engine.status = Status.DEGRADED
+    robot.publish_camera_info()
+    robot.publish_image(1)
+    robot.wait(lambda: robot.heard["depth/image"], "depth")
+    assert "failed half-way" in capfd.readouterr().err
+    assert robot.odometry_stamps() == [1]
+
+
 def test_odometry_begins_anew_when_a_bag_does(engine, robot, make_node) -> None:
     make_node()
     robot.publish_camera_info()
@@ -255,3 +267,9 @@ def test_closing_a_worker_finishes_the_item_in_hand() -> None:
     threading.Timer(0.05, finish.set).start()
     worker.close()
     assert done == ["in hand"]
+
+
+def test_the_parameter_file_lists_every_parameter_with_its_default() -> None:
+    path = Path(__file__).parents[1] / "config" / "vo.yaml"
+    values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    assert values == {item.name: item.default for item in fields(NodeConfig)}

@@ -106,6 +106,35 @@ def intrinsics_from_camera_info(message: CameraInfo) -> Intrinsics:
         raise MessageError(f"camera_info cannot be used. {error}") from error
 
 
+def rgb_image(rgb: RgbImage, header: Header) -> Image:
+    """An RGB picture (H, W, 3) as a message; :func:`rgb_from_image` reads it back."""
+    height, width = rgb.shape[:2]
+    return Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
+        data=bytes_field(rgb),
+    )
+
+
+def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
+    """The calibration of a rectified image; :func:`intrinsics_from_camera_info` reads it back."""
+    K = intrinsics.matrix
+    return CameraInfo(
+        header=header,
+        height=intrinsics.height,
+        width=intrinsics.width,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=K.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack([K, np.zeros((3, 1))]).ravel(),
+    )
+
+
 def depth_image(depth: npt.NDArray[np.float32], header: Header) -> Image:
     """A depth map (H, W) in metres as REP-118 wants it: 32FC1, NaN where there is no value."""
     height, width = depth.shape
@@ -149,12 +178,22 @@ def matrix_from_transform(message: Transform) -> Matrix:
     Raises:
         MessageError: a number is not finite, or the quaternion is zero.
     """
-    q, t = message.rotation, message.translation
+    return _matrix(message.translation, message.rotation)
+
+
+def matrix_from_pose(message: Pose) -> Matrix:
+    """The (4, 4) of a pose message.
+
+    Raises:
+        MessageError: a number is not finite, or the quaternion is zero.
+    """
+    return _matrix(message.position, message.orientation)
+
+
+def _matrix(t: Point | Vector3, q: Quaternion) -> Matrix:
     quaternion, translation = np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z])
     if not (np.isfinite(quaternion).all() and np.isfinite(translation).all() and quaternion.any()):
-        raise MessageError(
-            f"The transform with translation {translation} and quaternion {quaternion} is no rigid motion."
-        )
+        raise MessageError(f"Translation {translation} and quaternion {quaternion} are no rigid motion.")
     T = np.eye(4)
     T[:3, :3] = rotation_from_quaternion(quaternion)
     T[:3, 3] = translation

@@ -1,0 +1,195 @@
+"""``dualrefine demo``: a clip through the real node, over real DDS, and pictures of what came back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rclpy
+import torch
+from rclpy.signals import SignalHandlerOptions
+
+from dualrefine_ros.data.source import Source, open_source
+from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.model import PRESETS
+from dualrefine_ros.odometry import OdometryConfig, resolve_device
+from dualrefine_ros.tools.demo_player import BASE_FRAME, T_BASE_CAM, DemoError, Player
+from dualrefine_ros.tools.demo_report import FILES, write_results
+
+BUNDLED_CLIP = Path("clips/kitti_0001")
+NODE_LOG = "vo_node.log"
+SHEET_LENGTH = 6
+LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[\S+\]: ")  # severity, time, logger
+NODE_PATIENCE = 20.0  # seconds for the node to end by itself
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dualrefine demo``."""
+    parser.add_argument("--clip", type=Path, default=BUNDLED_CLIP, help="a recording: see dualrefine replay")
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
+    parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors); without: random ones")
+    parser.add_argument(
+        "--network", choices=sorted(PRESETS), default="published", help="that random weights are drawn for"
+    )
+    parser.add_argument(
+        "--iterations", type=int, default=OdometryConfig.iterations, help="refinement iterations"
+    )
+    parser.add_argument("--device", default=OdometryConfig.device, help="auto, cpu, cuda, ...")
+    parser.add_argument("--frames", type=int, help="play only the first frames")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help="play in real time, so that a slow node drops frames; without: each frame waits for the last",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play, record, and write what came back, even if it is not everything."""
+    source, frame_count = _open_clip(args)
+    _prepare(args.out)
+    if not args.checkpoint:
+        print(f"No checkpoint is given: '{args.network}' runs with RANDOM WEIGHTS, its numbers mean nothing.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the node never outlives the demo
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = NodeProcess(args.out / NODE_LOG, _node_parameters(args))
+    player = Player(frame_count, SHEET_LENGTH, node.check)
+    complete = False
+    try:
+        with node:
+            player.wait_for_node()
+            player.play(source.frames(range(frame_count)), args.rate)
+            complete = True
+    finally:
+        player.close()
+        rclpy.shutdown()
+        if player.recording.poses:
+            weights = args.checkpoint.name if args.checkpoint else "RANDOM WEIGHTS: the numbers mean nothing"
+            summary = write_results(
+                args.out,
+                player.recording,
+                source.ground_truth,
+                T_BASE_CAM,
+                title=f"{source.name}, {weights}",
+                facts={"complete": complete, **_facts(args, source)},
+            )
+            _tell(summary, args.out)
+    return 0
+
+
+def _open_clip(args: argparse.Namespace) -> tuple[Source, int]:
+    for name, value in (("--rate", args.rate), ("--frames", args.frames)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} must be positive, not {value}.")
+    clip = args.clip
+    if clip == BUNDLED_CLIP and not clip.exists():  # started from elsewhere than the checkout
+        clip = Path(__file__).resolve().parents[2] / BUNDLED_CLIP
+    source = open_source(clip)
+    return source, min(len(source), args.frames or len(source))
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and leave nothing of an earlier demo that could be taken for this one's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error}): name another folder with --out.") from error
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else "",
+        "random_network": args.network,
+        "iterations": args.iterations,
+        "device": args.device,
+        "base_frame": BASE_FRAME,
+        "image_qos": "reliable",  # nothing may be lost between the player and the node
+    }
+
+
+def _facts(args: argparse.Namespace, source: Source) -> dict[str, Any]:
+    """What the summary says beside the counts."""
+    return {
+        "clip": source.name,
+        "weights": str(args.checkpoint) if args.checkpoint else "random",
+        "network": None if args.checkpoint else args.network,
+        "iterations": args.iterations,
+        "device": str(resolve_device(args.device, torch.cuda.is_available())),
+        "playback": "lock-step" if args.rate is None else f"{args.rate:g} Hz",
+        "ros_distro": _ros_distro(),
+        "rmw": rclpy.get_rmw_implementation_identifier(),
+    }
+
+
+def _ros_distro() -> str | None:
+    """Of the sourced ROS 2, else of PyPI's wheels, whose names carry it."""
+    names = (distribution.metadata["Name"] or "" for distribution in metadata.distributions())
+    wheels = (match[1] for match in map(re.compile(r"ros-(\w+)-rclpy").fullmatch, names) if match)
+    return os.environ.get("ROS_DISTRO") or next(wheels, None)
+
+
+def _tell(summary: dict[str, Any], folder: Path) -> None:
+    latency = summary["latency_ms"]
+    print(
+        f"{summary['frames_processed']} of {summary['frames_in']} frames answered on {summary['device']}, "
+        f"{summary['frames_dropped']} dropped; latency {latency['median']:.0f} ms median, "
+        f"{latency['p95']:.0f} ms at 95 %; weights: {summary['weights']}."
+    )
+    print("Wrote " + ", ".join(str(folder / name) for name in FILES if (folder / name).exists()))
+
+
+class NodeProcess:
+    """``vo_node`` in a process of its own, for the time of a ``with`` block.
+
+    Args:
+        log: the file of what it says.
+        parameters: of the node.
+    """
+
+    def __init__(self, log: Path, parameters: dict[str, Any]) -> None:
+        self._log = log
+        # JSON is YAML that no path can be misread in
+        assignments = [f"{name}:={json.dumps(value)}" for name, value in parameters.items()]
+        arguments = [word for assignment in assignments for word in ("-p", assignment)]
+        self._command = [sys.executable, "-m", "dualrefine_ros.ros.node", "--ros-args", *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> NodeProcess:
+        with self._log.open("wb") as file:
+            # A session of its own: Ctrl-C is for the demo, which then ends the node
+            self._process = subprocess.Popen(
+                self._command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(NODE_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def check(self) -> None:
+        """Raise a DemoError with its last words if the node has died."""
+        if self._process is None or self._process.poll() is None:
+            return
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        last_words = LOG_PREFIX.sub("", lines[-1]) if lines else "it said nothing."
+        raise DemoError(
+            f"vo_node ended with status {self._process.returncode}: {last_words} (its log: {self._log})"
+        )
