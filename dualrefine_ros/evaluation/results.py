@@ -29,12 +29,12 @@ from dualrefine_ros.evaluation.background import WriteBehind
 from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
 from dualrefine_ros.evaluation.replay import EngineLog, PoseRecorder, Step
 from dualrefine_ros.evaluation.replay_plots import plot_replay
+from dualrefine_ros.evaluation.summary import SUMMARY
 from dualrefine_ros.frame import NANOSECONDS, Status
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation
 from dualrefine_ros.geometry.trajectory import Trajectory, write_kitti, write_tum
 
 FRAMES_CSV = "frames.csv"
-SUMMARY = "summary.json"
 PICTURES = ("trajectory.png", "error_over_length.png", "scale_drift.png", "engine.png")
 FILES = (SUMMARY, "trajectory_tum.txt", "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
 POSE_COLUMNS = ("tx", "ty", "tz", "qx", "qy", "qz", "qw")

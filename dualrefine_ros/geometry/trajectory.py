@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation, rotation_from_quaternion
+from dualrefine_ros.geometry.text_file import read_text
 
 TUM_COLUMNS = 8
 KITTI_COLUMNS = 12
@@ -171,15 +172,9 @@ _Rows = list[tuple[int, list[str]]]  # (line number, fields) of the lines that h
 
 
 def _read_rows(path: Path) -> _Rows:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable text file ({error}).") from None
     lines = (
         (number, line.split("#", 1)[0].replace(",", " ").split())
-        for number, line in enumerate(text.splitlines(), 1)
+        for number, line in enumerate(read_text(path).splitlines(), 1)
     )
     return [(number, fields) for number, fields in lines if fields]
 

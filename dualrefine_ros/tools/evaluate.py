@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from dualrefine_ros.tools import evaluate_odometry
+from dualrefine_ros.tools import evaluate_depth, evaluate_odometry
 
-TASKS = {"odometry": evaluate_odometry}
+TASKS = {"odometry": evaluate_odometry, "depth": evaluate_depth}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

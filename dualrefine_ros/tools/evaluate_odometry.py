@@ -32,6 +32,7 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     OdometryResult,
     evaluate_odometry,
 )
+from dualrefine_ros.evaluation.summary import weights_of
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 from dualrefine_ros.tools.table import format_table
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
         # matplotlib takes a second to import: only who wants pictures waits for it
         from dualrefine_ros.evaluation.odometry_plots import plot_odometry
 
-        labels = [_label(name, path) for name, path in zip(names, args.estimate, strict=True)]
+        weights = [weights_of(path) for path in args.estimate]
+        labels = [f"{n} ({w})" if w else n for n, w in zip(names, weights, strict=True)]
         title = f"{args.ground_truth.name}, alignment {alignment.value}"
         for file in plot_odometry(args.out, dict(zip(labels, results.values(), strict=True)), title):
             print(f"wrote {file}")
@@ -173,12 +175,3 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise ConfigError("The same estimate is given twice.")
-
-
-def _label(name: str, path: Path) -> str:
-    """The name, with what ``summary.json`` of a replay says about the weights."""
-    summary = (path if path.is_dir() else path.parent) / "summary.json"
-    try:
-        return f"{name} ({json.loads(summary.read_text())['weights']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return name
