@@ -44,7 +44,7 @@ export CHECK_PYTHON
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make the virtual environment (a download of some 3 GB the first time).
+setup: $(STAMP) ## Make the virtual environment (a download of some 3.5 GB the first time).
 
 # The stamp comes last, so that an interrupted set-up starts over.
 $(STAMP): constraints.txt setup.py $(shell find pypi_ros -type f -not -path '*/__pycache__/*')

@@ -23,7 +23,13 @@ import dualrefine_ros
 
 ROOT = Path(__file__).parents[1]
 NAME = "dualrefine_ros"
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "rerun": "rerun-sdk", "yaml": "pyyaml"}
+DISTRIBUTIONS = {  # of imports with another name; triton comes with torch, where there is one
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "rerun": "rerun-sdk",
+    "triton": "torch",
+    "yaml": "pyyaml",
+}
 
 
 @pytest.fixture
@@ -119,10 +125,14 @@ def test_installs_as_colcon_installs(tmp_path):
     assert (prefix / f"share/{NAME}/package.xml").is_file()
     assert os.access(prefix / f"lib/{NAME}/vo_node", os.X_OK)
     assert os.access(prefix / f"lib/{NAME}/dualrefine", os.X_OK)
-    modules = {path.relative_to(ROOT / NAME) for path in (ROOT / NAME).rglob("*.py")}
     (copy,) = prefix.rglob(f"{NAME}/__init__.py")
-    assert {path.relative_to(copy.parent) for path in copy.parent.rglob("*.py")} == modules
+    assert _files(copy.parent) == _files(ROOT / NAME)
     assert not list(prefix.rglob("tf2_ros*"))
+
+
+def _files(folder: Path) -> set[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(folder) for path in files}
 
 
 def requirements(setup: dict) -> dict[str, Requirement]:
