@@ -17,21 +17,27 @@ from torch import Tensor
 
 from dualrefine_ros.model import DualRefine, Prediction, from_published
 from dualrefine_ros.model.backbones import normalise
-from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates, epipolar_cost
+from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates
 from dualrefine_ros.model.pose_alignment import gauss_newton_step
 from dualrefine_ros.model.refiner import MatchingFeatures, RefinerInputs
+from dualrefine_ros.model.sampling import choose
 
 PARITY = Path(__file__).parent / "parity"
 sys.path.insert(0, str(PARITY))
 from deterministic_weights import make_state_dict  # noqa: E402
 
+CPU = torch.device("cpu")
+SAMPLERS = ("plain", "native")
 TOLERANCE = 2e-5
 COORDINATE_TOLERANCE = 1e-4  # coordinates, in pixels, and costs
 
 
-@pytest.fixture(scope="module")
-def model() -> DualRefine:
-    return from_published(make_state_dict())
+@pytest.fixture(scope="module", params=SAMPLERS)
+def model(request: pytest.FixtureRequest) -> DualRefine:
+    """The network on the known weights, with each sampler."""
+    model = from_published(make_state_dict())
+    model.refiner.sampler = request.param
+    return model
 
 
 @pytest.fixture(scope="module", params=["96x320", "192x640"])
@@ -122,11 +128,12 @@ def test_epipolar_coordinates(model: DualRefine, detailed: dict[str, Tensor]) ->
     assert_agrees(pixels, detailed["step1_coords"], COORDINATE_TOLERANCE)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @torch.inference_mode()
-def test_matching_cost(model: DualRefine, detailed: dict[str, Tensor]) -> None:
+def test_matching_cost(model: DualRefine, detailed: dict[str, Tensor], sampler: str) -> None:
     inputs = refiner_inputs(model, detailed)
     pixels = detailed["step1_coords"].flatten(2, 3)
-    cost = epipolar_cost(inputs.cur.features, inputs.prev_levels, pixels)
+    cost = choose(sampler, CPU).epipolar_cost(inputs.cur.features, inputs.prev_levels, pixels)
     assert_agrees(cost, detailed["step1_cost"], COORDINATE_TOLERANCE)
 
 
@@ -135,14 +142,16 @@ def test_depth_update(model: DualRefine, detailed: dict[str, Tensor]) -> None:
     """Motion encoder, GRU and depth head together: no number between them is published."""
     depth = model.to_depth(detailed["disp_teacher_scale2"])
     block = model.refiner.update_block
-    hidden = block.hidden_state(detailed["hidden_0"], detailed["context"], detailed["step1_cost"], depth)
+    terms = block.gru.context_terms(detailed["context"])
+    hidden = block.hidden_state(detailed["hidden_0"], terms, detailed["step1_cost"], depth)
     new_depth = depth + torch.tanh(block.depth_head(hidden)) * detailed["step1_max_update"]
     assert_agrees(new_depth, detailed["step1_depth"])
     assert_agrees(block.evolving_confidence(hidden), detailed["step1_weight"])
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @torch.inference_mode()
-def test_gauss_newton_step(detailed: dict[str, Tensor]) -> None:
+def test_gauss_newton_step(detailed: dict[str, Tensor], sampler: str) -> None:
     step = gauss_newton_step(
         detailed["step1_depth"],
         detailed["pose_teacher"],
@@ -151,6 +160,7 @@ def test_gauss_newton_step(detailed: dict[str, Tensor]) -> None:
         detailed["match_prev"],
         detailed["conf_cur"] * detailed["step1_weight"],
         detailed["conf_prev"],
+        choose(sampler, CPU).alignment_moments,
     )
     assert_agrees(step.xi, detailed["step1_twist"])
     assert_agrees(step.T_prev_cur, detailed["step1_pose"])

@@ -9,11 +9,11 @@ from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model.anderson import anderson, mixing_weights
 from dualrefine_ros.model.pose_alignment import (
     gauss_newton_step,
-    image_gradient,
     normal_equations,
     projection_jacobian,
     solve_step,
 )
+from dualrefine_ros.model.sampling.plain import image_gradient
 
 INTRINSICS = torch.tensor([[120.0, 126.0, 59.5, 35.5]], dtype=torch.float64)
 
@@ -105,7 +105,20 @@ def test_normal_equations_equal_the_sum_over_explicit_rows() -> None:
     J = -(grad_u[:, :, None] * jacobian[:, None, 0] + grad_v[:, :, None] * jacobian[:, None, 1])
     rows = J.permute(0, 1, 3, 4, 2).reshape(2, -1, 6)
     w = weight.expand(2, 5, 4, 6).reshape(2, -1, 1)
-    H, b = normal_equations(residual, grad_u, grad_v, jacobian, weight)
+    moments = torch.stack(
+        [
+            (a * b).sum(1)
+            for a, b in (
+                (grad_u, grad_u),
+                (grad_u, grad_v),
+                (grad_v, grad_v),
+                (grad_u, residual),
+                (grad_v, residual),
+            )
+        ],
+        1,
+    )
+    H, b = normal_equations(moments, jacobian, weight)
     torch.testing.assert_close(H, rows.transpose(1, 2) @ (w * rows))
     torch.testing.assert_close(b, (rows * w * residual.reshape(2, -1, 1)).sum(1))
 

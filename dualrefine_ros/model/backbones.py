@@ -34,12 +34,18 @@ class Pyramid:
     levels: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
+Channels = tuple[list[int], list[int], list[int], list[int]]  # of a pyramid's levels
+
+
 class HRNetPyramid(nn.Module):
     """HRNet with the maps of all stages collected."""
 
+    half_channels: int
+    level_channels: Channels
+
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.net: Any = timm.create_model(name, pretrained=False)
+        net: Any = timm.create_model(name, pretrained=False)
         for unused in (
             "incre_modules",
             "downsamp_modules",
@@ -48,13 +54,14 @@ class HRNetPyramid(nn.Module):
             "head_drop",
             "classifier",
         ):
-            if hasattr(self.net, unused):
-                delattr(self.net, unused)
-        for module in self.net.modules():
+            if hasattr(net, unused):
+                delattr(net, unused)
+        for module in net.modules():
             if isinstance(module, nn.Upsample):
                 module.mode = "bilinear"
                 module.align_corners = False
-        widths = self.net.stage4_cfg["num_channels"]
+        widths = net.stage4_cfg["num_channels"]
+        self.net = net
         self.half_channels = MATCHING_CHANNELS
         self.level_channels = (
             [MATCHING_CHANNELS] + [widths[0]] * 3,
@@ -73,8 +80,16 @@ class HRNetPyramid(nn.Module):
 
     def forward(self, image: Tensor) -> Pyramid:
         """Normalised image (B, 3, H, W) to its pyramid."""
+        return self._stages(*self._stem(image))
+
+    def pair(self, image_cur: Tensor, image_prev: Tensor) -> tuple[Pyramid, Tensor]:
+        """The pyramid of one image and `q` of another, the stem seeing both as one batch."""
+        halves, quarters = self._stem(torch.cat((image_cur, image_prev)))
+        quarter_cur, quarter_prev = quarters.chunk(2)
+        return self._stages(halves.chunk(2)[0], quarter_cur), quarter_prev
+
+    def _stages(self, half: Tensor, quarter: Tensor) -> Pyramid:
         net = self.net
-        half, quarter = self._stem(image)
         x = net.layer1(quarter)
         y2 = net.stage2([t(x) for t in net.transition1])
         y3 = net.stage3(_transition(net.transition2, y2))
@@ -93,6 +108,9 @@ def _transition(layers: nn.ModuleList, maps: list[Tensor]) -> list[Tensor]:
 
 class TimmPyramid(nn.Module):
     """Any timm network with maps at strides 2, 4, 8, 16 and 32."""
+
+    half_channels: int
+    level_channels: Channels
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -116,6 +134,10 @@ class TimmPyramid(nn.Module):
         )
         f4, f8, f16, f32 = levels
         return Pyramid(half, self.to_matching(f4), ([f4], [f8], [f16], [f32]))
+
+    def pair(self, image_cur: Tensor, image_prev: Tensor) -> tuple[Pyramid, Tensor]:
+        """The pyramid of one image and `q` of another."""
+        return self(image_cur), self.matching(image_prev)
 
 
 class CoarsestMap(nn.Module):

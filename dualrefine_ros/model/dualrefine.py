@@ -75,13 +75,26 @@ class DualRefine(nn.Module):
         """All that can be said of one image (B, 3, H, W), RGB in [0, 1]."""
         pyramid = self.depth_backbone(normalise(image))
         _, d4 = self.depth_decoder.eighth_and_quarter(pyramid)
+        return self._encoded(d4, self.refiner.matching_features(pyramid.matching))
+
+    def encode_pair(
+        self, image_cur: Tensor, image_prev: Tensor
+    ) -> tuple[EncodedFrame, MatchingFeatures, Tensor]:
+        """Two frames (B, 3, H, W) in training: what both run through sees them as one batch.
+
+        Returns:
+            The current frame, the previous frame's matching features, and the teacher's disparity
+            (B, 1, H/8, W/8), which training compares too.
+        """
+        pyramid, matching_prev = self.depth_backbone.pair(normalise(image_cur), normalise(image_prev))
+        eighth, d4 = self.depth_decoder.eighth_and_quarter(pyramid)
+        both = self.refiner.matching_features(torch.cat((pyramid.matching, matching_prev)))
+        cur, prev = map(MatchingFeatures, both.features.chunk(2), both.confidence.chunk(2))
+        return self._encoded(d4, cur), prev, self.depth_decoder.disparity_at(3, eighth).float()
+
+    def _encoded(self, d4: Tensor, matching: MatchingFeatures) -> EncodedFrame:
         context, hidden = self.refiner.context_and_hidden(d4)
-        return EncodedFrame(
-            self.depth_decoder.disparity_at(2, d4).float(),
-            self.refiner.matching_features(pyramid.matching),
-            context,
-            hidden,
-        )
+        return EncodedFrame(self.depth_decoder.disparity_at(2, d4).float(), matching, context, hidden)
 
     def encode_previous(self, image: Tensor) -> MatchingFeatures:
         """The matching features of an image (B, 3, H, W); only the backbone's stem runs."""
@@ -90,6 +103,10 @@ class DualRefine(nn.Module):
     def teacher_pose(self, image_cur: Tensor, image_prev: Tensor) -> Tensor:
         """The first guess of T_prev_cur (B, 4, 4) from images (B, 3, H, W), RGB in [0, 1]."""
         return self.pose_teacher.to_previous(normalise(image_prev), normalise(image_cur))
+
+    def teacher_pose_to_next(self, image_cur: Tensor, image_next: Tensor) -> Tensor:
+        """The first guess of T_next_cur (B, 4, 4), in training."""
+        return self.pose_teacher.to_next(normalise(image_cur), normalise(image_next))
 
     def refine(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from dualrefine_ros.geometry.camera import back_project, inverse_depth, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
-from dualrefine_ros.model.epipolar import sample
 from dualrefine_ros.model.precision import full_precision
+from dualrefine_ros.model.sampling import plain
 
 
 @dataclass(frozen=True)
@@ -41,39 +42,21 @@ def projection_jacobian(points: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.stack((torch.stack(du, 1), torch.stack(dv, 1)), 1)
 
 
-def image_gradient(features: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences of samples at +-1 pixel: d/du and d/dv, each (B, C, h, w)."""
-    h, w = pixels.shape[-2:]
-    one_u = pixels.new_tensor((1.0, 0.0)).view(1, 2, 1, 1)
-    one_v = pixels.new_tensor((0.0, 1.0)).view(1, 2, 1, 1)
-    left, right, above, below = (
-        sample(features, pixels + step, h, w) for step in (-one_u, one_u, -one_v, one_v)
-    )
-    return (right - left) / 2, (below - above) / 2
-
-
-def normal_equations(
-    residual: Tensor, grad_u: Tensor, grad_v: Tensor, jacobian: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+def normal_equations(moments: Tensor, jacobian: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """``sum w J^T J`` (B, 6, 6) and ``sum w J^T e`` (B, 6) with ``J = -grad dp/dxi``.
 
-    The channels are summed first, into a 2x2 matrix and a 2-vector per pixel, so that J itself
-    (64 x h x w rows) never exists.
+    The channels are summed already, so that J itself (64 x h x w rows) never exists.
 
     Args:
-        residual: e, (B, C, h, w).
-        grad_u, grad_v: (B, C, h, w).
+        moments: (B, 5, h, w), see :func:`~dualrefine_ros.model.sampling.plain.alignment_moments`.
         jacobian: dp/dxi, (B, 2, 6, h, w).
         weight: (B, 1, h, w).
     """
-    w = weight[:, 0]
-    uu, uv, vv = (grad_u * grad_u).sum(1) * w, (grad_u * grad_v).sum(1) * w, (grad_v * grad_v).sum(1) * w
-    eu, ev = (grad_u * residual).sum(1) * w, (grad_v * residual).sum(1) * w
-    Ju, Jv = jacobian[:, 0], jacobian[:, 1]  # (B, 6, h, w)
-    left = torch.stack((uu[:, None] * Ju + uv[:, None] * Jv, uv[:, None] * Ju + vv[:, None] * Jv), 1)
-    H = torch.einsum("bkihw,bkjhw->bij", left, jacobian)
-    b = -(eu[:, None] * Ju + ev[:, None] * Jv).sum((2, 3))
-    return H, b
+    uu, uv, vv, ue, ve = (moments * weight)[:, :, None].unbind(1)  # (B, 1, h, w)
+    Ju, Jv = jacobian.unbind(1)  # (B, 6, h, w)
+    left = torch.stack((uu * Ju + uv * Jv, uv * Ju + vv * Jv), 1)
+    H = left.transpose(1, 2).flatten(2) @ jacobian.transpose(1, 2).flatten(2).transpose(1, 2)
+    return H, -(ue * Ju + ve * Jv).sum((2, 3))
 
 
 def solve_step(H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,6 +83,7 @@ def gauss_newton_step(
     match_prev: Tensor,
     confidence_cur: Tensor | None,
     confidence_prev: Tensor | None,
+    alignment_moments: Callable[[Tensor, Tensor, Tensor], Tensor] = plain.alignment_moments,
 ) -> PoseStep:
     """Move the pose to where the previous frame's features explain the current frame's.
 
@@ -110,6 +94,7 @@ def gauss_newton_step(
         match_cur, match_prev: (B, C, h, w).
         confidence_cur: (B, 1, h, w) weight of the current frame's pixels; None counts as 1.
         confidence_prev: (B, 1, h, w) weight of the previous frame's pixels; None counts as 1.
+        alignment_moments: the sampler's.
     """
     h, w = depth.shape[-2:]
     points = transform(T_prev_cur, back_project(depth, intrinsics))
@@ -118,10 +103,8 @@ def gauss_newton_step(
     if confidence_cur is not None:
         weight = weight * confidence_cur
     if confidence_prev is not None:
-        weight = weight * sample(confidence_prev, pixels, h, w)
-    residual = match_cur - sample(match_prev, pixels, h, w)
-    H, b = normal_equations(
-        residual, *image_gradient(match_prev, pixels), projection_jacobian(points, intrinsics), weight
-    )
+        weight = weight * plain.sample(confidence_prev, pixels, h, w)
+    moments = alignment_moments(match_cur, match_prev, pixels)
+    H, b = normal_equations(moments, projection_jacobian(points, intrinsics), weight)
     xi, solved = solve_step(H, b)
     return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight)

@@ -13,11 +13,10 @@ Result = TypeVar("Result")
 
 
 def _widen(value: Any) -> Any:
-    return (
-        value.float()
-        if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
-        else value
-    )
+    if isinstance(value, list):
+        return [_widen(item) for item in value]
+    short = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if short else value
 
 
 def full_precision(function: Callable[..., Result]) -> Callable[..., Result]:

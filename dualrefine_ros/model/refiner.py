@@ -15,11 +15,11 @@ from dualrefine_ros.model.epipolar import (
     RADIUS,
     depth_candidates,
     epipolar_coordinates,
-    epipolar_cost,
     feature_levels,
 )
 from dualrefine_ros.model.layers import ResidualBlock, residual_head
 from dualrefine_ros.model.pose_alignment import gauss_newton_step
+from dualrefine_ros.model.sampling import Sampler, choose
 from dualrefine_ros.model.update_block import CHANNELS, UpdateBlock
 
 
@@ -51,15 +51,17 @@ class RefinerInputs:
     Args:
         cur, prev: matching features of the two frames.
         prev_levels: ``prev.features`` at three resolutions.
-        context: (B, 64, h, w).
+        context_terms: the context's share of the GRU.
         intrinsics: (B, 4) at refinement size.
+        sampler: the implementation for this device.
     """
 
     cur: MatchingFeatures
     prev: MatchingFeatures
     prev_levels: list[Tensor]
-    context: Tensor
+    context_terms: tuple[Tensor, Tensor]
     intrinsics: Tensor
+    sampler: Sampler
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Refiner(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.sampler = "auto"  # see dualrefine_ros.model.sampling
         self.matching = residual_head(CHANNELS)
         self.context = residual_head(CHANNELS)
         self.hidden = residual_head(CHANNELS)
@@ -136,7 +139,8 @@ class Refiner(nn.Module):
 
     def matching_features(self, q: Tensor) -> MatchingFeatures:
         """From `q` (B, 64, h, w) of either frame."""
-        return MatchingFeatures(self.matching(q).float(), self.fixed_confidence(q))
+        features = self.matching(q).float().contiguous(memory_format=torch.channels_last)
+        return MatchingFeatures(features, self.fixed_confidence(q))
 
     def context_and_hidden(self, d4: Tensor) -> tuple[Tensor, Tensor]:
         """Context and first hidden state, (B, 64, h, w) each, from the decoder's 1/4 map."""
@@ -146,7 +150,9 @@ class Refiner(nn.Module):
         self, cur: MatchingFeatures, prev: MatchingFeatures, context: Tensor, intrinsics: Tensor
     ) -> RefinerInputs:
         """What all iterations share; intrinsics (B, 4) at refinement size."""
-        return RefinerInputs(cur, prev, feature_levels(prev.features), context, intrinsics)
+        terms = self.update_block.gru.context_terms(context)
+        sampler = choose(self.sampler, context.device)
+        return RefinerInputs(cur, prev, feature_levels(prev.features), terms, intrinsics, sampler)
 
     def max_update(self, depth: Tensor) -> Tensor:
         """g (B, 1, h, w) in metres: the largest depth update, and half the width of the finest search."""
@@ -159,8 +165,8 @@ class Refiner(nn.Module):
         """
         g = self.max_update(depth)
         pixels = epipolar_coordinates(depth_candidates(depth, g), T_prev_cur, inputs.intrinsics)
-        cost = epipolar_cost(inputs.cur.features, inputs.prev_levels, pixels)
-        new_hidden = self.update_block.hidden_state(hidden, inputs.context, cost, depth).float()
+        cost = inputs.sampler.epipolar_cost(inputs.cur.features, inputs.prev_levels, pixels)
+        new_hidden = self.update_block.hidden_state(hidden, inputs.context_terms, cost, depth).float()
         step = torch.tanh(self.update_block.depth_head(new_hidden).float())
         new_depth = (depth + step * g).clamp(self.config.min_depth, self.config.max_depth)
 
@@ -189,6 +195,7 @@ class Refiner(nn.Module):
             inputs.prev.features,
             confidence,
             inputs.prev.confidence if config.fixed_confidence else None,
+            inputs.sampler.alignment_moments,
         )
         norm = torch.where(step.solved, step.xi.norm(dim=1), torch.inf)
         status = status | torch.where(step.solved, SolverStatus.OK.value, SolverStatus.POSE_UNSOLVED.value)

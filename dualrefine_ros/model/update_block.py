@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.model.epipolar import COSTS
@@ -44,14 +45,29 @@ class ConvGRU(nn.Module):
         self.convr_glo = conv(CHANNELS, CHANNELS, 1)
         self.convq_glo = conv(CHANNELS, CHANNELS, 1)
 
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        """Hidden state (B, 64, h, w) and input (B, 128, h, w) to the next hidden state."""
+    def context_terms(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The context's share of the gates (B, 128, h, w) and of the candidate (B, 64, h, w).
+
+        The input is the context, which stays, and the motion features, which change: by linearity their
+        shares of a convolution add up, and this one is needed once a frame only. Biases are in it.
+        """
+        inp, q = self.conv_inp, self.convq
+        gates = conv2d(context, inp.weight[:, :CHANNELS], inp.bias, padding=1)
+        candidate = conv2d(context, q.weight[:, CHANNELS : 2 * CHANNELS], q.bias, padding=1)
+        return gates, candidate
+
+    def forward(self, h: Tensor, motion: Tensor, context_terms: tuple[Tensor, Tensor]) -> Tensor:
+        """Hidden state and motion features (B, 64, h, w) to the next hidden state (B, 64, h, w)."""
+        context_gates, context_candidate = context_terms
+        q_weight = self.convq.weight
+        motion_gates = conv2d(motion, self.conv_inp.weight[:, CHANNELS:], padding=1)
+        motion_candidate = conv2d(motion, q_weight[:, 2 * CHANNELS :], padding=1)
         glo = (torch.sigmoid(self.w(h)) * h).mean((2, 3), keepdim=True)
-        net_z, net_r = self.conv_net(h).chunk(2, 1)
-        inp_z, inp_r = self.conv_inp(x).chunk(2, 1)
-        z = torch.sigmoid(net_z + inp_z + self.convz_glo(glo))
-        r = torch.sigmoid(net_r + inp_r + self.convr_glo(glo))
-        q = torch.tanh(self.convq(torch.cat((r * h, x), 1)) + self.convq_glo(glo))
+        gates_z, gates_r = (self.conv_net(h) + motion_gates + context_gates).chunk(2, 1)
+        z = torch.sigmoid(gates_z + self.convz_glo(glo))
+        r = torch.sigmoid(gates_r + self.convr_glo(glo))
+        state_candidate = conv2d(r * h, q_weight[:, :CHANNELS], padding=1)
+        q = torch.tanh(state_candidate + motion_candidate + context_candidate + self.convq_glo(glo))
         return (1 - z) * h + z * q
 
 
@@ -86,10 +102,11 @@ class UpdateBlock(nn.Module):
             nn.Conv2d(CHANNELS, 9 * UPSAMPLING * UPSAMPLING, 1),
         )
 
-    def hidden_state(self, h: Tensor, context: Tensor, cost: Tensor, depth: Tensor) -> Tensor:
+    def hidden_state(
+        self, h: Tensor, context_terms: tuple[Tensor, Tensor], cost: Tensor, depth: Tensor
+    ) -> Tensor:
         """The next hidden state (B, 64, h, w)."""
-        x = torch.cat((context, self.encoder(cost, depth)), 1)
-        out: Tensor = self.gru(h, x)
+        out: Tensor = self.gru(h, self.encoder(cost, depth), context_terms)
         return out
 
     def upsampling_logits(self, h: Tensor) -> Tensor:

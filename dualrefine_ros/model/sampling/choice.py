@@ -1,0 +1,51 @@
+"""Which sampler serves on which device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.model.sampling import plain
+
+
+class Sampler(NamedTuple):
+    """An implementation; the functions are those of :mod:`~dualrefine_ros.model.sampling.plain`."""
+
+    name: str
+    epipolar_cost: Callable[[Tensor, list[Tensor], Tensor], Tensor]
+    alignment_moments: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+PLAIN = Sampler("plain", plain.epipolar_cost, plain.alignment_moments)
+NAMES = ("auto", "plain", "native", "triton")
+
+
+def choose(name: str, device: torch.device) -> Sampler:
+    """The sampler of this name; ``auto`` takes the fastest that works on the device.
+
+    Raises:
+        ConfigError: there is no such sampler, or it does not work here.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"There is no sampler '{name}': choose one of {', '.join(NAMES)}.")
+    if name == "plain":
+        return PLAIN
+    if name == "native" or (name == "auto" and device.type == "cpu"):
+        from dualrefine_ros.model.sampling import native
+
+        if native.available():
+            return Sampler("native", native.epipolar_cost, native.alignment_moments)
+        if name == "native":
+            raise ConfigError(f"The native sampler is not to be had: {native.reason()}.")
+    if name == "triton" or (name == "auto" and device.type == "cuda"):
+        from dualrefine_ros.model.sampling import fused_triton
+
+        if fused_triton.available(device):
+            return Sampler("triton", fused_triton.epipolar_cost, plain.alignment_moments)
+        if name == "triton":
+            raise ConfigError("The triton sampler needs a CUDA device and the triton package.")
+    return PLAIN

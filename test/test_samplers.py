@@ -1,0 +1,149 @@
+"""Every implementation of the sampler against plain PyTorch, values and gradients.
+
+Triton's kernels run in its interpreter, which must be chosen before they are defined: run in a process
+of their own (``TRITON_INTERPRET=1``), started by the last test.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.model.sampling import PLAIN, Sampler, choose, native, plain
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+CPU = torch.device("cpu")
+NAME = "triton" if INTERPRETED else "native"
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def fused() -> Sampler:
+    return choose(NAME, CPU)
+
+
+def inputs(batch: int, channels: int, h: int, w: int, spread: float = 3.0, seed: int = 0) -> Inputs:
+    """Current and previous features, and 6 candidates a pixel around it, some outside the image."""
+    generator = torch.Generator().manual_seed(seed)
+    cur, prev = torch.randn(2, batch, channels, h, w, generator=generator)
+    v, u = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
+    pixels = torch.stack((u, v))[None, :, None] + spread * torch.randn(batch, 2, 6, h, w, generator=generator)
+    return cur, prev, pixels
+
+
+def costs(epipolar_cost: Callable[..., Tensor], cur: Tensor, prev: Tensor, pixels: Tensor) -> Tensor:
+    """Two levels, the second of half the resolution."""
+    return epipolar_cost(cur, [prev, avg_pool2d(prev, 2)], pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 8, 16), (2, 64, 6, 10), (2, 5, 4, 6)])
+def test_costs(fused: Sampler, shape: tuple[int, int, int, int]) -> None:
+    given = inputs(*shape)
+    torch.testing.assert_close(
+        costs(fused.epipolar_cost, *given), costs(plain.epipolar_cost, *given), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 8, 16), (2, 5, 4, 6)])
+def test_gradients(fused: Sampler, shape: tuple[int, int, int, int]) -> None:
+    """Against double precision; a difference so small that its sign is rounding would spoil it."""
+    cur, prev, pixels = inputs(*shape)
+    weights = torch.randn(shape[0], 6, *shape[2:], generator=torch.Generator().manual_seed(9))
+
+    def gradients(epipolar_cost: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [t.to(dtype).requires_grad_() for t in (cur, prev, pixels)]
+        return torch.autograd.grad((costs(epipolar_cost, *leaves) * weights).sum(), leaves)
+
+    actual = gradients(fused.epipolar_cost, torch.float32)
+    expected = gradients(plain.epipolar_cost, torch.float64)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e.float(), atol=2e-5, rtol=1e-4)
+
+
+def test_gradcheck_of_the_definition() -> None:
+    """The plain sampler, to which the others are compared, against finite differences."""
+    cur, prev, pixels = inputs(1, 2, 3, 4, spread=0.3)
+    leaves = [t.double().requires_grad_() for t in (cur, prev, pixels)]
+    assert torch.autograd.gradcheck(
+        lambda a, b, at: plain.epipolar_cost(a, [b], at), leaves, eps=1e-7, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("channels", [64, 3])
+def test_moments(fused: Sampler, channels: int) -> None:
+    cur, prev, pixels = inputs(2, channels, 8, 10)
+    actual = fused.alignment_moments(cur, prev, pixels[:, :, 0])
+    expected = plain.alignment_moments(cur.double(), prev.double(), pixels[:, :, 0].double())
+    torch.testing.assert_close(actual, expected.float(), atol=1e-4, rtol=1e-5)
+
+
+def test_moments_give_gradients(fused: Sampler) -> None:
+    given = [t.requires_grad_() for t in (*inputs(1, 4, 4, 6)[:2], inputs(1, 4, 4, 6)[2][:, :, 0])]
+    a = torch.autograd.grad(fused.alignment_moments(*given).sum(), given)
+    b = torch.autograd.grad(plain.alignment_moments(*given).sum(), given)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_wild_coordinates_count_as_outside(fused: Sampler, bad: float) -> None:
+    cur, prev, pixels = inputs(1, 64, 4, 6)
+    pixels[:, 0] = bad
+    expected = cur.abs().mean(1, keepdim=True).expand(1, 6, 4, 6)
+    torch.testing.assert_close(costs(fused.epipolar_cost, cur, prev, pixels), expected)
+
+
+def test_half_precision_is_widened(fused: Sampler) -> None:
+    cur, prev, pixels = inputs(1, 64, 4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cost = fused.epipolar_cost(cur.bfloat16(), [prev.bfloat16()], pixels)
+    expected = plain.epipolar_cost(cur.bfloat16().float(), [prev.bfloat16().float()], pixels)
+    torch.testing.assert_close(cost, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the choice on a CPU without the interpreter")
+def test_choice() -> None:
+    assert choose("plain", CPU) is PLAIN
+    assert choose("auto", CPU).name == "native"
+    with pytest.raises(ConfigError, match="CUDA"):
+        choose("triton", CPU)
+    with pytest.raises(ConfigError, match="no sampler 'abacus'"):
+        choose("abacus", CPU)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
+@pytest.mark.parametrize("compiler", ["", "/bin/false", "no-such-compiler"])
+def test_without_a_working_compiler_the_plain_sampler_serves(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_library", None)
+    monkeypatch.setattr(native, "_reason", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "" if not compiler else os.environ["PATH"])
+    monkeypatch.setenv("CXX", compiler)
+    assert choose("auto", CPU) is PLAIN
+    with pytest.raises(ConfigError, match="native sampler is not to be had"):
+        choose("native", CPU)
+    assert list(tmp_path.rglob("*.so")) == []
+
+
+@pytest.mark.skipif(INTERPRETED, reason="starts this very file in the interpreter")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (it has no CPU-only wheels)")
+def test_triton_in_its_interpreter() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
