@@ -1,0 +1,45 @@
+"""One step: a batch through the network to its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dualrefine_ros.model.dualrefine import DualRefine
+from dualrefine_ros.training.batch import TripletBatch, as_float
+from dualrefine_ros.training.forward import RefinedOutputs, TeacherOutputs, teach, teach_and_refine
+from dualrefine_ros.training.losses import Comparison, Losses, total_loss
+from dualrefine_ros.training.recipe import Phase, RecipeConfig
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Everything a step found; ``refined`` is None in the teacher's phase."""
+
+    losses: Losses
+    teacher: TeacherOutputs
+    refined: RefinedOutputs | None
+
+
+def training_step(
+    model: DualRefine,
+    batch: TripletBatch,
+    recipe: RecipeConfig,
+    phase: Phase,
+    generator: torch.Generator | None = None,
+) -> StepResult:
+    """The losses of a batch.
+
+    Networks run in autocast's precision where it is on; poses, warps and losses always in float32.
+    """
+    seen = as_float(batch.augmented)
+    intrinsics = batch.intrinsics.float()
+    refined = None
+    if phase is Phase.TEACHER:
+        teacher = teach(model, *seen)
+    else:
+        teacher, refined = teach_and_refine(model, *seen, intrinsics, recipe)
+    with torch.autocast(intrinsics.device.type, enabled=False):
+        compare = Comparison(as_float(batch.images), intrinsics, model.to_depth, recipe, generator)
+        return StepResult(total_loss(compare, teacher, refined), teacher, refined)
