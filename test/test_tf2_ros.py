@@ -108,6 +108,14 @@ def test_samples_may_arrive_out_of_order(buffer):
     assert found.transform.translation.x == pytest.approx((4 + 9) / 2)
 
 
+def test_the_last_of_two_samples_of_one_time_counts(buffer):
+    first, last = (random_pose(np.random.default_rng(seed)) for seed in (7, 8))
+    for T in (first, last):
+        buffer.set_transform(stamped("odom", "base", T), "test")
+    for moment in (Time(), at(T0)):
+        np.testing.assert_allclose(matrix(buffer.lookup_transform("odom", "base", moment)), last, atol=1e-12)
+
+
 def test_time_zero_is_the_newest_common_time(buffer):
     T = np.eye(4)
     for second in range(4):
