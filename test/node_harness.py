@@ -12,7 +12,7 @@ from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from nav_msgs.msg import Odometry, Path
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -43,14 +43,21 @@ def exponential(xi: np.ndarray) -> np.ndarray:
 class Robot:
     """A camera and a listener in one node, with an executor of its own."""
 
-    def __init__(self, namespace: str = "") -> None:
+    def __init__(
+        self,
+        namespace: str = "",
+        reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+        size: tuple[int, int] = (WIDTH, HEIGHT),
+    ) -> None:
+        self.width, self.height = size
         self.node = Node("robot", namespace=namespace)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         reliable = QoSProfile(depth=20)
         latched = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.images = self.node.create_publisher(Image, "image", reliable)
-        self.camera_infos = self.node.create_publisher(CameraInfo, "camera_info", reliable)
+        camera = QoSProfile(depth=20, reliability=reliability)
+        self.images = self.node.create_publisher(Image, "image", camera)
+        self.camera_infos = self.node.create_publisher(CameraInfo, "camera_info", camera)
         self._static_transforms = self.node.create_publisher(TFMessage, "/tf_static", latched)
         self.heard: dict[str, list[Any]] = defaultdict(list)
         for topic, kind in (
@@ -66,18 +73,20 @@ class Robot:
         self.executor.shutdown()
         self.node.destroy_node()
 
-    def wait(self, condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
         """Spin until something is true."""
-        end = time.monotonic() + patience
-        while not condition():
-            assert time.monotonic() < end, f"waited in vain for {what}; heard {dict(self.heard)}"
+        assert self.spin_until(condition, PATIENCE), f"waited in vain for {what}"
+
+    def spin_until(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """Spin until something is true, or for some time where it never is; whether it is."""
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.05)
+        return bool(condition())
 
     def spin_for(self, seconds: float) -> None:
         """Spin for a while, where nothing is expected to happen."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.05)
+        self.spin_until(lambda: False, seconds)
 
     def wait_for_node(self) -> None:
         """Until both sides have found each other on every topic."""
@@ -91,9 +100,12 @@ class Robot:
         )
         self._static_transforms.publish(TFMessage(transforms=[stamped]))
 
-    def publish_camera_info(self, width: int = WIDTH) -> CameraInfo:
+    def publish_camera_info(self, width: int | None = None) -> CameraInfo:
         info = CameraInfo(
-            header=Header(frame_id="camera"), width=width, height=HEIGHT, distortion_model="plumb_bob"
+            header=Header(frame_id="camera"),
+            width=width or self.width,
+            height=self.height,
+            distortion_model="plumb_bob",
         )
         info.k = [FOCAL_LENGTH, 0.0, 31.0, 0.0, FOCAL_LENGTH, 23.0, 0.0, 0.0, 1.0]
         info.d = [0.0] * 5
@@ -102,18 +114,31 @@ class Robot:
 
     def publish_image(self, stamp_ns: int, encoding: str = "bgr8") -> Image:
         """An image of noise, different for each stamp, its rows padded by 8 bytes."""
-        step = 3 * WIDTH + 8
-        noise = np.random.default_rng(stamp_ns % 2**32).integers(0, 256, (HEIGHT, step), np.uint8)
+        step = 3 * self.width + 8
+        noise = np.random.default_rng(stamp_ns % 2**32).integers(0, 256, (self.height, step), np.uint8)
         message = Image(
             header=Header(stamp=stamp_from_ns(stamp_ns), frame_id="camera"),
-            height=HEIGHT,
-            width=WIDTH,
+            height=self.height,
+            width=self.width,
             encoding=encoding,
             step=step,
             data=bytes_field(noise),
         )
         self.images.publish(message)
         return message
+
+    def drive(self, stamps: list[int]) -> None:
+        """Send one image after the other, each when the one before has been answered.
+
+        An image that comes before the extrinsics is left unanswered, so it is sent again; a repetition of
+        one that has been answered the node refuses.
+        """
+        for stamp in stamps:
+            end = time.monotonic() + PATIENCE
+            while stamp not in self.odometry_stamps():
+                assert time.monotonic() < end, f"waited in vain for odometry of {stamp}"
+                self.publish_image(stamp)
+                self.spin_until(lambda stamp=stamp: stamp in self.odometry_stamps(), 5.0)
 
     def odometry_stamps(self) -> list[int]:
         return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in self.heard["odometry"]]

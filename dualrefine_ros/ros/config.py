@@ -59,8 +59,9 @@ class NodeConfig:
         2000, "Poses that the path keeps; older ones are forgotten.", minimum=1, maximum=100_000
     )
     image_qos: str = parameter(
-        "sensor_data",
-        "How images and calibration are received: sensor_data (best effort, fits every publisher) or "
-        "reliable (nothing is lost on the way; a best-effort publisher is not heard).",
-        choices=("sensor_data", "reliable"),
+        "auto",
+        "How images and calibration are received: auto (as their publisher offers), reliable (nothing is "
+        "lost on the way; a best-effort publisher is not heard) or sensor_data (best effort; fits every "
+        "publisher, but large images get lost).",
+        choices=("auto", "reliable", "sensor_data"),
     )

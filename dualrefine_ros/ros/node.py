@@ -20,7 +20,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -31,6 +30,7 @@ from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.conversions import frame_from_messages
 from dualrefine_ros.ros.engine import Engine, load_engine
 from dualrefine_ros.ros.extrinsics import Extrinsics, MissingTransform
+from dualrefine_ros.ros.inputs import Input
 from dualrefine_ros.ros.outputs import Outputs
 from dualrefine_ros.ros.parameters import changed, declare
 from dualrefine_ros.ros.worker import Worker
@@ -52,6 +52,8 @@ class VoNode(Node):
         super().__init__("vo_node", **options)
         self.config = declare(self, NodeConfig)
         self.add_on_set_parameters_callback(self._on_parameters)
+        self._outputs = Outputs(self, self.config)
+        self._extrinsics = Extrinsics(self, self.config)
         self._engine = make_engine(self.config)
         self._say_what_runs()
 
@@ -60,14 +62,14 @@ class VoNode(Node):
         self.processed = 0
         self.refused = 0
 
-        self._extrinsics = Extrinsics(self, self.config)
-        self._outputs = Outputs(self, self.config)
         self._camera_info: CameraInfo | None = None
         self._uncalibrated_image: Image | None = None
         self.worker: Worker[tuple[Image, CameraInfo]] = Worker(lambda pair: self._process(*pair))
-        qos = qos_profile_sensor_data if self.config.image_qos == "sensor_data" else QoSProfile(depth=5)
-        self.create_subscription(CameraInfo, self.config.camera_info_topic, self._on_camera_info, qos)
-        self.create_subscription(Image, self.config.image_topic, self._on_image, qos)
+        qos = self.config.image_qos
+        self._inputs = (
+            Input(self, CameraInfo, self.config.camera_info_topic, self._on_camera_info, qos),
+            Input(self, Image, self.config.image_topic, self._on_image, qos),
+        )
 
     def close(self) -> None:
         """Finish the image in hand and take no other."""

@@ -114,7 +114,6 @@ def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "iterations": args.iterations,
         "device": args.device,
         "base_frame": BASE_FRAME,
-        "image_qos": "reliable",  # nothing may be lost between the player and the node
     }
 
 
