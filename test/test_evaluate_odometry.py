@@ -67,6 +67,22 @@ def test_several_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(p.stat().st_size > 10_000 for p in out.iterdir())
 
 
+def test_two_files_of_one_replay_have_names_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    write_kitti(tmp_path / "run" / "trajectory_kitti.txt", straight(40))
+    write_tum(tmp_path / "run" / "trajectory_tum.txt", straight(40))
+    write_tum(tmp_path / "truth.txt", straight(40))
+    (tmp_path / "times.txt").write_text("".join(f"{0.1 * i:.6f}\n" for i in range(40)))
+    files = [tmp_path / "run" / f"trajectory_{kind}.txt" for kind in ("kitti", "tum")]
+    arguments = ["--ground-truth", tmp_path / "truth.txt", "--times", tmp_path / "times.txt"]
+    assert evaluate(*files, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "\ntrajectory_kitti " in printed
+    assert "\ntrajectory_tum " in printed
+
+
 def test_short_sequence_has_null_and_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_kitti(tmp_path / "truth.txt", straight(40))
     write_kitti(tmp_path / "estimate.txt", straight(38))

@@ -167,11 +167,15 @@ def _with_stamps(trajectory: Trajectory, times: npt.NDArray[np.int64], times_pat
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """File names without suffix, with as many parent folders as it takes to tell them apart."""
-    shorts = [(path if path.is_dir() else path.with_suffix("")).resolve().parts for path in paths]
-    shorts = [parts[:-1] if parts[-1].startswith("trajectory_") else parts for parts in shorts]
-    for depth in range(1, max(len(parts) for parts in shorts) + 1):
-        names = ["/".join(parts[-depth:]) for parts in shorts]
-        if len(set(names)) == len(names):
-            return names
+    """File names without suffix, with as many parent folders as it takes to tell them apart.
+
+    The files of a replay go by the name of its folder.
+    """
+    whole = [(path if path.is_dir() else path.with_suffix("")).resolve().parts for path in paths]
+    replays = [parts[:-1] if parts[-1].startswith("trajectory_") else parts for parts in whole]
+    for parts_of in (replays, whole):
+        for depth in range(1, max(map(len, parts_of)) + 1):
+            names = ["/".join(parts[-depth:]) for parts in parts_of]
+            if len(set(names)) == len(names):
+                return names
     raise ConfigError("The same estimate is given twice.")

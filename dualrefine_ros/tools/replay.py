@@ -158,11 +158,11 @@ def _settings(args: argparse.Namespace, odometry: VisualOdometry) -> dict[str, A
 
 
 def _report(summary: dict[str, Any], folder: Path) -> str:
-    lines = [f"{summary['frames']} frames ({summary['weights']}), results in {folder}"]
+    lines = [f"frames: {summary['frames']} ({summary['weights']}), results in {folder}"]
     if not summary["complete"]:
         lines[0] += ", complete up to the last frame done"
     if summary["frames_unreadable"] or summary["frames_degraded"]:
-        counts = "{frames_unreadable} frames could not be read, {frames_degraded} were degraded"
+        counts = "frames that could not be read: {frames_unreadable}, degraded: {frames_degraded}"
         lines.append(counts.format(**summary))
     if summary["frames_per_second"]:
         speeds = "{frames_per_second:.2f} frames/s, the engine alone {frames_per_second_engine:.2f} frames/s"
