@@ -171,13 +171,12 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     try:
         _init(args)
-        node = VoNode()
+        return spin(VoNode())
     except (DualRefineError, NameValidationException) as error:
         get_logger("vo_node").fatal(" ".join(str(error).split()))
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return 0
-    return spin(node)
 
 
 def _init(args: Sequence[str] | None) -> None:
