@@ -16,6 +16,7 @@ from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.frame import Estimate, Frame, Intrinsics, Status
 from dualrefine_ros.geometry.rigid import nearest_rigid
 from dualrefine_ros.model.dualrefine import DualRefine
+from dualrefine_ros.model.folding import folded
 from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.network_io import StageClock, network_image, resize_map, same_camera
 
@@ -77,7 +78,7 @@ class VisualOdometry:
         self.config = config
         self.iterations = config.iterations
         self.device = resolve_device(config.device, torch.cuda.is_available())
-        self.model = model.to(self.device).eval()
+        self.model = folded(model).to(self.device)
         self._previous: Previous | None = None
         self._T_world_cam = np.eye(4)
 

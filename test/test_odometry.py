@@ -41,7 +41,7 @@ def network_inputs(frame: Frame, model: DualRefine) -> tuple[torch.Tensor, torch
 
 
 def test_the_engine_gives_what_the_network_says(frames: list[Frame], model: DualRefine) -> None:
-    """Cached features of the previous frame, resizing and chaining change nothing in the numbers."""
+    """Cached features, folded norms, resizing and chaining change nothing but rounding in the numbers."""
     odometry = VisualOdometry(model, OdometryConfig(device="cpu"))
     estimates = [odometry.process(frame) for frame in frames[:3]]
     T_world_cam = np.eye(4)
@@ -57,11 +57,11 @@ def test_the_engine_gives_what_the_network_says(frames: list[Frame], model: Dual
         assert prediction.T_prev_cur is not None
         assert estimate.T_prev_cur is not None
         T_prev_cur = prediction.T_prev_cur[0].numpy().astype(float)
-        np.testing.assert_allclose(estimate.T_prev_cur, T_prev_cur, atol=1e-6)
-        np.testing.assert_allclose(estimate.depth, depth, rtol=1e-5)
-        np.testing.assert_allclose(estimate.pose_update_norms, prediction.pose_update_norms[0], atol=1e-6)
+        np.testing.assert_allclose(estimate.T_prev_cur, T_prev_cur, atol=2e-5)
+        np.testing.assert_allclose(estimate.depth, depth, rtol=2e-4)
+        np.testing.assert_allclose(estimate.pose_update_norms, prediction.pose_update_norms[0], atol=2e-5)
         T_world_cam = T_world_cam @ T_prev_cur
-        np.testing.assert_allclose(estimate.T_world_cam, T_world_cam, atol=1e-5)
+        np.testing.assert_allclose(estimate.T_world_cam, T_world_cam, atol=5e-5)
 
 
 def test_first_frame_gives_depth_only_and_the_next_ones_motion(
@@ -156,13 +156,13 @@ def test_bad_numbers_in_the_network_degrade_and_do_not_move(frames: list[Frame])
     odometry.process(frames[0])
     place = odometry.process(frames[1]).T_world_cam
     with torch.no_grad():
-        saved = broken.pose_teacher.pose2.bias.clone()
-        broken.pose_teacher.pose2.bias.fill_(torch.nan)
+        saved = odometry.model.pose_teacher.pose2.bias.clone()
+        odometry.model.pose_teacher.pose2.bias.fill_(torch.nan)
     estimate = odometry.process(frames[2])
     assert estimate.status is Status.DEGRADED
     np.testing.assert_allclose(estimate.T_world_cam, place, atol=1e-12)
     with torch.no_grad():
-        broken.pose_teacher.pose2.bias.copy_(saved)
+        odometry.model.pose_teacher.pose2.bias.copy_(saved)
     assert odometry.process(frames[3]).status is Status.TRACKING
 
 
@@ -174,7 +174,7 @@ def test_a_failing_network_leaves_the_engine_as_it_was(
         odometry.process(frame)
         other.process(frame)
     with monkeypatch.context() as patch:
-        patch.setattr(model, "disparity", lambda refinement: 1 / 0)
+        patch.setattr(odometry.model, "disparity", lambda refinement: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             odometry.process(frames[3])
     a, b = odometry.process(frames[2]), other.process(frames[2])

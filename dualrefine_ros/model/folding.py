@@ -1,0 +1,70 @@
+"""The same network with less to do at inference: normalisations folded into the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from dualrefine_ros.model.dualrefine import DualRefine
+
+_TOLERANCE = 1e-3  # relative; folding itself rounds at 1e-5
+
+
+def folded(model: DualRefine) -> DualRefine:
+    """A copy for inference, in evaluation mode; the original stays as it is and can be trained on.
+
+    Weight normalisation is multiplied out. Batch normalisation is folded into the convolution it follows,
+    in the backbones too: which one that is is read from the order of their layers, so the result is
+    checked, and the batch normalisations of a network that orders them otherwise are left alone.
+    """
+    # not a deep copy: copies of weight-normalised layers share a class, and removing the norm changes it
+    unfused = DualRefine(model.config).eval().requires_grad_(False)
+    unfused.load_state_dict(model.state_dict())
+    unfused.refiner.sampler = model.refiner.sampler
+    for module in unfused.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    fused = copy.deepcopy(unfused)
+    for module in list(fused.modules()):
+        _fold_batch_norms(module)
+    return fused if _agree(fused, unfused) else unfused
+
+
+def _fold_batch_norms(parent: nn.Module) -> None:
+    """Fold each batch norm among the direct children into the convolution just before it."""
+    children = list(parent.named_children())
+    for (_, conv), (name, norm) in pairwise(children):
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        if norm.running_mean is None or norm.running_var is None or conv.out_channels != norm.num_features:
+            continue
+        conv.weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.bias = bias
+        # timm's batch norms may carry the activation that follows
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+        setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
+
+
+@torch.no_grad()
+def _agree(first: DualRefine, second: DualRefine) -> bool:
+    """Whether two networks say the same about two small images of noise."""
+    device = next(first.parameters()).device
+    noise = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def outputs(model: DualRefine) -> list[Tensor]:
+        encoded = model.encode(noise[:1])
+        twist = model.pose_teacher.twist(noise[:1], noise[1:])
+        matching = encoded.matching
+        return [encoded.disparity, encoded.hidden, matching.features, matching.confidence, twist]
+
+    return all(
+        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max())
+        for a, b in zip(outputs(first), outputs(second), strict=True)
+    )
