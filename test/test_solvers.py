@@ -114,6 +114,7 @@ def test_normal_equations_equal_the_sum_over_explicit_rows() -> None:
                 (grad_v, grad_v),
                 (grad_u, residual),
                 (grad_v, residual),
+                (residual, residual),
             )
         ],
         1,

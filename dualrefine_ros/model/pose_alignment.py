@@ -23,12 +23,16 @@ class PoseStep:
         xi: (B, 6), the step: translation, rotation; zero where it could not be solved.
         solved: (B,) bool.
         weight: (B, 1, h, w), what each pixel counted.
+        H: (B, 6, 6), the normal matrix ``sum w J^T J``.
+        residual_variance: (B,), see :func:`residual_variance`.
     """
 
     T_prev_cur: Tensor
     xi: Tensor
     solved: Tensor
     weight: Tensor
+    H: Tensor
+    residual_variance: Tensor
 
 
 def projection_jacobian(points: Tensor, intrinsics: Tensor) -> Tensor:
@@ -48,11 +52,11 @@ def normal_equations(moments: Tensor, jacobian: Tensor, weight: Tensor) -> tuple
     The channels are summed already, so that J itself (64 x h x w rows) never exists.
 
     Args:
-        moments: (B, 5, h, w), see :func:`~dualrefine_ros.model.sampling.plain.alignment_moments`.
+        moments: (B, 6, h, w), see :func:`~dualrefine_ros.model.sampling.plain.alignment_moments`.
         jacobian: dp/dxi, (B, 2, 6, h, w).
         weight: (B, 1, h, w).
     """
-    uu, uv, vv, ue, ve = (moments * weight)[:, :, None].unbind(1)  # (B, 1, h, w)
+    uu, uv, vv, ue, ve, _ = (moments * weight)[:, :, None].unbind(1)  # (B, 1, h, w)
     Ju, Jv = jacobian.unbind(1)  # (B, 6, h, w)
     left = torch.stack((uu * Ju + uv * Jv, uv * Ju + vv * Jv), 1)
     H = left.transpose(1, 2).flatten(2) @ jacobian.transpose(1, 2).flatten(2).transpose(1, 2)
@@ -72,6 +76,25 @@ def solve_step(H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     xi = -torch.cholesky_solve(b64[:, :, None], factor)[:, :, 0].to(H.dtype)
     solved = usable & torch.isfinite(xi).all(1)
     return torch.where(solved[:, None], xi, torch.zeros_like(xi)), solved
+
+
+def residual_variance(ee: Tensor, weight: Tensor, gain: Tensor, channels: int) -> Tensor:
+    """Variance (B,) of a residual of weight 1 after the step, so that ``variance * H^-1`` is that of xi.
+
+    The weighted squares that the step leaves, over the degrees of freedom. Weights only compare pixels,
+    so what counts as their number is Kish's effective sample size ``(sum w)^2 / sum w^2``: no factor in
+    the weights changes the covariance of xi.
+
+    Args:
+        ee: (B, 1, h, w), squared residuals before the step, summed over channels.
+        weight: (B, 1, h, w).
+        gain: (B,), what the step takes from the weighted squares: ``-xi . b``.
+        channels: residuals of a pixel.
+    """
+    w = weight.flatten(1)
+    squares = (w * ee.flatten(1)).sum(1) - gain
+    rows = channels * w.sum(1) ** 2 / (w * w).sum(1)
+    return squares.clamp(min=0) / (rows - 6).clamp(min=1)
 
 
 @full_precision
@@ -107,4 +130,5 @@ def gauss_newton_step(
     moments = alignment_moments(match_cur, match_prev, pixels)
     H, b = normal_equations(moments, projection_jacobian(points, intrinsics), weight)
     xi, solved = solve_step(H, b)
-    return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight)
+    variance = residual_variance(moments[:, 5:], weight, -(xi * b).sum(1), match_cur.shape[1])
+    return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight, H, variance)

@@ -74,6 +74,8 @@ class Update:
         T_prev_cur: (B, 4, 4).
         xi_norm: (B,), length of the pose step; infinite where there was none.
         weight: (B, 1, h, w), what each pixel counted in the pose.
+        H: (B, 6, 6), the pose step's normal matrix; zero where there was none.
+        residual_variance: (B,), of a residual of weight 1.
         status: (B,) int64, :class:`SolverStatus`.
     """
 
@@ -82,6 +84,8 @@ class Update:
     T_prev_cur: Tensor
     xi_norm: Tensor
     weight: Tensor
+    H: Tensor
+    residual_variance: Tensor
     status: Tensor
 
 
@@ -94,6 +98,9 @@ class Refinement:
         depth: (B, 1, h, w) metres.
         T_prev_cur: (B, 4, 4).
         weight: (B, 1, h, w), what each pixel counted in the chosen pose; None without iterations.
+        H: (B, 6, 6), normal matrix of the step to the chosen pose, whose covariance, for a left
+            perturbation (translation, rotation), is ``residual_variance * H^-1``; zero where there is none.
+        residual_variance: (B,), of a residual of weight 1.
         pose_update_norms: (B, iterations); NaN after an early stop and where there was no step.
         status: (B,) int64, :class:`SolverStatus`, of all iterations together.
         residuals: relative residual of each evaluation.
@@ -103,6 +110,8 @@ class Refinement:
     depth: Tensor
     T_prev_cur: Tensor
     weight: Tensor | None
+    H: Tensor
+    residual_variance: Tensor
     pose_update_norms: Tensor
     status: Tensor
     residuals: list[Tensor]
@@ -183,7 +192,8 @@ class Refiner(nn.Module):
         config = self.config
         if not config.pose_updates:
             never = torch.full_like(depth[:, 0, 0, 0], torch.inf)
-            return Update(hidden, depth, T_prev_cur, never, torch.ones_like(depth), status)
+            no_H = depth.new_zeros(len(depth), 6, 6)
+            return Update(hidden, depth, T_prev_cur, never, torch.ones_like(depth), no_H, never, status)
         confidence = inputs.cur.confidence if config.fixed_confidence else torch.ones_like(depth)
         if config.evolving_confidence:
             confidence = confidence * self.update_block.evolving_confidence(hidden)
@@ -199,7 +209,9 @@ class Refiner(nn.Module):
         )
         norm = torch.where(step.solved, step.xi.norm(dim=1), torch.inf)
         status = status | torch.where(step.solved, SolverStatus.OK.value, SolverStatus.POSE_UNSOLVED.value)
-        return Update(hidden, depth, step.T_prev_cur, norm, step.weight, status)
+        return Update(
+            hidden, depth, step.T_prev_cur, norm, step.weight, step.H, step.residual_variance, status
+        )
 
     def solve(
         self,
@@ -228,18 +240,23 @@ class Refiner(nn.Module):
         T = best_T = T_prev_cur
         best_norm = torch.ones_like(T[:, 0, 0])
         best_weight = torch.zeros_like(depth)
+        best_H, best_variance = T.new_zeros(len(T), 6, 6), torch.zeros_like(best_norm)
         status = torch.zeros_like(best_norm, dtype=torch.int64)
         if iterations == 0:
-            return Refinement(hidden, depth, T, None, T.new_zeros(len(T), 0), status, [])
+            return Refinement(
+                hidden, depth, T, None, best_H, best_variance, T.new_zeros(len(T), 0), status, []
+            )
         norms: list[Tensor] = []
 
         def evaluate(state: Tensor) -> Tensor:
-            nonlocal T, best_T, best_norm, best_weight, status
+            nonlocal T, best_T, best_norm, best_weight, best_H, best_variance, status
             update = self.update(state[:, :split].view_as(hidden), state[:, split:].view_as(depth), T, inputs)
             T = update.T_prev_cur
             closer = (update.xi_norm < best_norm)[:, None, None]
             best_T = torch.where(closer, T, best_T)
             best_weight = torch.where(closer[..., None], update.weight, best_weight)
+            best_H = torch.where(closer, update.H, best_H)
+            best_variance = torch.where(closer[:, 0, 0], update.residual_variance, best_variance)
             best_norm = torch.minimum(update.xi_norm, best_norm)
             status = status | update.status
             norms.append(torch.where(torch.isfinite(update.xi_norm), update.xi_norm, torch.nan))
@@ -253,6 +270,8 @@ class Refiner(nn.Module):
             point.x[:, split:].view_as(depth),
             best_T,
             best_weight,
+            best_H,
+            best_variance,
             torch.stack(norms, 1),
             status,
             point.residuals,

@@ -166,7 +166,7 @@ def alignment_moments(match_cur: Tensor, match_prev: Tensor, pixels: Tensor) -> 
         return plain.alignment_moments(match_cur, match_prev, pixels)
     cur, prev, pixels = _channels_last(match_cur), _channels_last(match_prev), pixels.contiguous()
     B, _, h, w = pixels.shape
-    out = cur.new_empty(B, 5, h, w)
+    out = cur.new_empty(B, 6, h, w)
     assert _library is not None
     _library.alignment_moments(
         _size(cur, prev, 1), _pointer(cur), _pointer(prev), _pointer(pixels), _pointer(out),

@@ -66,11 +66,11 @@ def alignment_moments(match_cur: Tensor, match_prev: Tensor, pixels: Tensor) -> 
         pixels: (B, 2, h, w), where each current pixel lies in the previous frame.
 
     Returns:
-        (B, 5, h, w): gu gu, gu gv, gv gv, gu e, gv e with ``e = m_cur - m_prev(pixels)`` and the image
-        gradient (gu, gv) of ``m_prev`` there.
+        (B, 6, h, w): gu gu, gu gv, gv gv, gu e, gv e, e e with ``e = m_cur - m_prev(pixels)`` and the
+        image gradient (gu, gv) of ``m_prev`` there.
     """
     h, w = pixels.shape[-2:]
     e = match_cur - sample(match_prev, pixels, h, w)
     gu, gv = image_gradient(match_prev, pixels)
-    products = (gu * gu, gu * gv, gv * gv, gu * e, gv * e)
+    products = (gu * gu, gu * gv, gv * gv, gu * e, gv * e, e * e)
     return torch.stack([product.sum(1) for product in products], 1)

@@ -184,7 +184,7 @@ void moments(const Size& s, const float* cur, const float* prev, const float* pi
           return taps(map, s.map_height, s.map_width, C, x + dx, y + dy);
         };
         const Taps here = at(0, 0), left = at(-1, 0), right = at(1, 0), above = at(0, -1), below = at(0, 1);
-        float uu = 0, uv = 0, vv = 0, eu = 0, ev = 0;
+        float uu = 0, uv = 0, vv = 0, eu = 0, ev = 0, ee = 0;
         for (int c = 0; c < C; ++c) {
           const float e = a[c] - mix(here, here.weight, c);
           const float gu = 0.5f * (mix(right, right.weight, c) - mix(left, left.weight, c));
@@ -194,13 +194,15 @@ void moments(const Size& s, const float* cur, const float* prev, const float* pi
           vv += gv * gv;
           eu += gu * e;
           ev += gv * e;
+          ee += e * e;
         }
-        float* to = out + b * 5 * s.plane() + p;
+        float* to = out + b * 6 * s.plane() + p;
         to[0] = uu;
         to[s.plane()] = uv;
         to[2 * s.plane()] = vv;
         to[3 * s.plane()] = eu;
         to[4 * s.plane()] = ev;
+        to[5 * s.plane()] = ee;
       }
     }
   });
@@ -230,7 +232,7 @@ void epipolar_cost_backward(const int* size, const float* cur, const float* prev
     cost_backward<0>(s, cur, prev, pixels, grad_cost, cost_stride, grad_cur, grad_prev, grad_pixels, threads);
 }
 
-// pixels (B, 2, h, w); out (B, 5, h, w): sums over channels of gu^2, gu gv, gv^2, gu e, gv e.
+// pixels (B, 2, h, w); out (B, 6, h, w): sums over channels of gu^2, gu gv, gv^2, gu e, gv e, e^2.
 void alignment_moments(const int* size, const float* cur, const float* prev, const float* pixels, float* out,
                        int threads) {
   const Size s{size[0], size[1], size[2], size[3], size[4], size[5], size[6]};
