@@ -26,9 +26,20 @@ COMMANDS = {
 }
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only ``command``'s own arguments are filled in (all are, where it is None)."""
-    parser = argparse.ArgumentParser(prog="dualrefine", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="dualrefine", description="Monocular visual odometry and depth by DualRefine."
+    )
     parser.add_argument("--version", action="version", version=f"dualrefine {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module_name, help_line) in COMMANDS.items():
@@ -36,7 +47,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
             name,
             help=help_line,
             description=help_line[0].upper() + help_line[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         if command in (None, name):
             module = import_module(f"dualrefine_ros.tools.{module_name}")
