@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -273,6 +274,17 @@ def test_rerun_is_an_extra(
     assert main(["replay", str(kitti_folder), *arguments]) == 2
     assert "Rerun is not installed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_rerun_without_a_display_says_so(
+    kitti_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", ModuleType("rerun"))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["replay", str(kitti_folder), "--out", str(tmp_path / "out"), "--view"]) == 2
+    assert "There is no display" in capsys.readouterr().err
 
 
 def test_rerun_recording(kitti_folder: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def associate(
     if estimate.stamps_ns is not None and truth.stamps_ns is not None:
         indices = _nearest(estimate.stamps_ns, truth.stamps_ns, round(max_difference * NANOSECONDS))
         spans = [f"{t.stamps[0]:.3f} to {t.stamps[-1]:.3f} s" for t in (estimate, truth)]
-        advice = f"no stamps lie within {max_difference:g} s of each other"
+        advice = f"no stamps lie within {max_difference:g} s of each other (--time-offset shifts them)"
     elif estimate.frames is not None and truth.frames is not None:
         _, *indices = np.intersect1d(estimate.frames, truth.frames, return_indices=True)
         spans = [f"{t.frames[0]} to {t.frames[-1]}" for t in (estimate, truth) if t.frames is not None]

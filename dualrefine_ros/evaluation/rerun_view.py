@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,8 +16,11 @@ from dualrefine_ros.data.depth_files import PNG_SCALE, encode_depth
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.replay import Step
 
+log = logging.getLogger(__name__)
+
 PATH_INTERVAL = 10  # frames between two drawings of the whole path, which grows
 MAX_SHOWN_DEPTH = 80.0  # metres
+FLUSH_SECONDS = 10.0
 JPEG_QUALITY = 80  # of the images, and
 DEPTH_STRIDE = 2  # pixels of depth, which keep a recording of KITTI 00 below 2 GB
 
@@ -28,7 +34,7 @@ class RerunView:
         file: ``.rrd`` to record to; None for none.
 
     Raises:
-        ConfigError: Rerun is not installed, or the file cannot be written.
+        ConfigError: Rerun is not installed, there is no display, or the file cannot be written.
     """
 
     def __init__(self, title: str, *, window: bool, file: Path | None) -> None:
@@ -39,6 +45,8 @@ class RerunView:
                 "Rerun is not installed: leave out --view and --rrd, or run "
                 "'pip install \"rerun-sdk>=0.23\"' (the extra 'rerun' of this package)."
             ) from None
+        if window and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+            raise ConfigError("There is no display to open a window on: record with --rrd FILE instead.")
         self._rerun = rerun
         self._path: list[npt.NDArray[np.float64]] = []
         self._stream = rerun.RecordingStream("dualrefine")
@@ -90,7 +98,10 @@ class RerunView:
     ) -> None:
         if self._path:
             self._draw_path()
-        self._stream.flush()
+        try:
+            self._stream.flush(timeout_sec=FLUSH_SECONDS)
+        except (RuntimeError, ValueError) as failure:  # whoever closed the window has seen enough
+            log.warning("Rerun did not take the last frames: %s", failure)
 
     def _draw_path(self) -> None:
         path = self._rerun.LineStrips3D([np.array(self._path)], colors=[[0, 114, 178]])
