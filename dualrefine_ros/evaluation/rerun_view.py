@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -52,14 +53,17 @@ class RerunView:
         self._stream = rerun.RecordingStream("dualrefine")
         try:
             if window:
-                rerun.spawn(connect=False)
+                # of this Python's environment, which need not be active
+                viewer = shutil.which("rerun", path=str(Path(sys.executable).parent))
+                rerun.spawn(connect=False, recording=self._stream, executable_path=viewer)
             sinks: list[Any] = [rerun.GrpcSink()] if window else []
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 sinks.append(rerun.FileSink(str(file)))
             self._stream.set_sinks(*sinks)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"Rerun cannot be started ({error}): leave out --view or --rrd.") from None
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"Rerun cannot be started ({reason}): leave out --view or --rrd.") from None
         self._stream.send_recording_name(title)
         self._stream.log("title", rerun.TextDocument(title), static=True)
         # camera axes are optical: x right, y down, z forward
