@@ -18,13 +18,17 @@ from dualrefine_ros.frame import Frame, Intrinsics
 _SAME_CAMERA = 1e-3  # relative difference of intrinsics below which two frames are of one camera
 
 
-def network_image(image: npt.NDArray[np.uint8], height: int, width: int, device: torch.device) -> Tensor:
-    """An (H0, W0, 3) uint8 RGB image as a (1, 3, H, W) float tensor in [0, 1].
+def resized(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """An (H0, W0, 3) uint8 RGB image, stretched to (H, W, 3).
 
-    Stretched to size with an antialiasing Lanczos filter, as in the published evaluation.
+    With an antialiasing Lanczos filter, as in the published evaluation.
     """
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-    tensor = torch.from_numpy(np.array(resized)).to(device)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def network_image(image: npt.NDArray[np.uint8], height: int, width: int, device: torch.device) -> Tensor:
+    """An (H0, W0, 3) uint8 RGB image as a (1, 3, H, W) float tensor in [0, 1], stretched to size."""
+    tensor = torch.from_numpy(resized(image, height, width)).to(device)
     return tensor.permute(2, 0, 1)[None].float() / 255
 
 

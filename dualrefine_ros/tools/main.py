@@ -21,6 +21,7 @@ COMMANDS = {
     "import": ("import_checkpoint", "turn the published depth_pose.pth into a checkpoint of ours"),
     "info": ("info", "say what a checkpoint holds"),
     "kitti-to-bag": ("kitti_to_bag", "write a KITTI sequence as a ROS 2 bag"),
+    "train": ("train", "train the network on recordings, by Lightning"),
     "replay": ("replay", "run the engine over a recording and leave a folder of results"),
     "splits": ("splits", "print the lists of KITTI frames the literature trains and tests on"),
 }

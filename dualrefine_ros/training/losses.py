@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from dualrefine_ros.training.forward import RefinedOutputs, TeacherOutputs
-from dualrefine_ros.training.photometric import photometric_error, smoothness, warp
+from dualrefine_ros.training.photometric import Target, smoothness, warp
 from dualrefine_ros.training.recipe import Estimates, RecipeConfig
 from dualrefine_ros.training.reduction import masked_mean
 
@@ -79,8 +79,9 @@ class Comparison:
         self._intrinsics = intrinsics
         self._to_depth = to_depth
         self._generator = generator
+        self._target = Target(self.cur)
         self._unwarped = torch.minimum(
-            photometric_error(self.cur, self.prev), photometric_error(self.cur, self.next)
+            self._target.photometric_error(self.prev), self._target.photometric_error(self.next)
         )
 
     def warp(self, disparity: Tensor, T_prev_cur: Tensor, T_next_cur: Tensor) -> Warped:
@@ -89,7 +90,8 @@ class Comparison:
         depth = self._to_depth(full)
         prev = warp(self.prev, depth, T_prev_cur, self._intrinsics)
         following = warp(self.next, depth, T_next_cur, self._intrinsics)
-        return Warped(depth, prev, photometric_error(self.cur, prev), photometric_error(self.cur, following))
+        error = self._target.photometric_error
+        return Warped(depth, prev, error(prev), error(following))
 
     def auto_mask(self, error: Tensor) -> Tensor:
         """Where warping explains the image better than leaving it as it is: (B, 1, H, W) bool."""

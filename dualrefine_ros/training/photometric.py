@@ -1,22 +1,20 @@
-"""How well one image explains another: photometric error, auto-mask, smoothness (paper, Sec. 3.1.1).
+"""How well one image explains another: photometric error and smoothness (paper, Sec. 3.1.1).
 
-Godard et al., "Digging Into Self-Supervised Monocular Depth Estimation", ICCV 2019, Sec. 3.2 and 3.3.
+Godard et al., "Digging Into Self-Supervised Monocular Depth Estimation", ICCV 2019.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, pad
+from torch.nn.functional import grid_sample, pad
 
 from dualrefine_ros.geometry.camera import back_project, project, sampling_grid, transform
-from dualrefine_ros.model.precision import full_precision
 
 SSIM_WEIGHT = 0.85  # against 0.15 of L1
 _C1, _C2 = 0.01**2, 0.03**2  # of SSIM, for images in [0, 1]
 
 
-@full_precision
 def warp(image_source: Tensor, depth: Tensor, T_source_cur: Tensor, intrinsics: Tensor) -> Tensor:
     """The source image as the current camera would see it, its border continued outwards.
 
@@ -34,26 +32,38 @@ def warp(image_source: Tensor, depth: Tensor, T_source_cur: Tensor, intrinsics: 
     return grid_sample(image_source, grid, padding_mode="border", align_corners=False)
 
 
-def _local_mean(x: Tensor) -> Tensor:
-    """3x3 mean, borders reflected."""
-    return avg_pool2d(pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
+def local_mean(x: Tensor) -> Tensor:
+    """3x3 mean of (B, C, H, W), borders reflected; rows, then columns, which is far faster than pooling."""
+    x = pad(x, (1, 1, 1, 1), mode="reflect")
+    rows = x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
-def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
-    """(1 - SSIM) / 2, in [0, 1], of images (B, C, H, W) (Wang et al., 2004)."""
-    mean_x, mean_y = _local_mean(x), _local_mean(y)
-    variance_x = _local_mean(x * x) - mean_x * mean_x
-    variance_y = _local_mean(y * y) - mean_y * mean_y
-    covariance = _local_mean(x * y) - mean_x * mean_y
-    numerator = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
-    denominator = (mean_x * mean_x + mean_y * mean_y + _C1) * (variance_x + variance_y + _C2)
-    return ((1 - numerator / denominator) / 2).clamp(0, 1)
+class Target:
+    """An image to be explained by others; what its comparisons share is computed once.
 
+    Args:
+        image: (B, C, H, W) in [0, 1].
+    """
 
-def photometric_error(image: Tensor, other: Tensor) -> Tensor:
-    """pe (B, 1, H, W): 0.85 (1 - SSIM) / 2 + 0.15 L1, mean over colours."""
-    l1 = (image - other).abs().mean(1, keepdim=True)
-    return SSIM_WEIGHT * dissimilarity(other, image).mean(1, keepdim=True) + (1 - SSIM_WEIGHT) * l1
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
+        self._mean = local_mean(image)
+        self._variance = local_mean(image * image) - self._mean * self._mean
+
+    def dissimilarity(self, other: Tensor) -> Tensor:
+        """(1 - SSIM) / 2 of another image (B, C, H, W), in [0, 1] (Wang et al., 2004)."""
+        mean = local_mean(other)
+        variance = local_mean(other * other) - mean * mean
+        covariance = local_mean(other * self.image) - mean * self._mean
+        numerator = (2 * mean * self._mean + _C1) * (2 * covariance + _C2)
+        denominator = (mean * mean + self._mean * self._mean + _C1) * (variance + self._variance + _C2)
+        return ((1 - numerator / denominator) / 2).clamp(0, 1)
+
+    def photometric_error(self, other: Tensor) -> Tensor:
+        """pe (B, 1, H, W): 0.85 (1 - SSIM) / 2 + 0.15 L1 to (B, C, H, W), mean over colours."""
+        l1 = (self.image - other).abs()
+        return (SSIM_WEIGHT * self.dissimilarity(other) + (1 - SSIM_WEIGHT) * l1).mean(1, keepdim=True)
 
 
 def smoothness(disparity: Tensor, image: Tensor) -> Tensor:

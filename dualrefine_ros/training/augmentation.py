@@ -1,0 +1,80 @@
+"""Changes to a triplet that leave the geometry true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional as colour
+
+from dualrefine_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How often and how much; a triplet's three frames are changed alike.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    flip: float = 0.5  # probability of mirroring left and right
+    jitter: float = 0.5  # probability of changing colours, seen by the network but not by the losses
+    brightness: float = 0.2  # largest relative change
+    contrast: float = 0.2  # largest relative change
+    saturation: float = 0.2  # largest relative change
+    hue: float = 0.1  # largest shift, in turns of the colour circle
+    grayscale: float = 0.0  # probability of dropping colours altogether, for gray cameras
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"The augmentation's {name} must be between 0 and 1, not {value}.")
+        if self.hue > 0.5:
+            raise ConfigError(f"The augmentation's hue must be 0.5 at most, not {self.hue}.")
+
+
+def augment(
+    images: Tensor, intrinsics: Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Change a triplet at random.
+
+    Args:
+        images: (3, 3, H, W) uint8.
+        intrinsics: (4,) fx, fy, cx, cy.
+        config: how often and how much.
+        generator: where chance comes from.
+
+    Returns:
+        The images to compare, the images to look at, the intrinsics.
+    """
+    flip, jitter, gray = torch.rand(3, generator=generator).tolist()
+    if flip < config.flip:
+        images, intrinsics = mirror(images, intrinsics)
+    if gray < config.grayscale:
+        images = colour.rgb_to_grayscale(images, num_output_channels=3)
+    seen = jittered(images, config, generator) if jitter < config.jitter else images
+    return images, seen, intrinsics
+
+
+def mirror(images: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and right exchanged; pixel u becomes W - 1 - u, and the principal point with it."""
+    fx, fy, cx, cy = intrinsics.unbind()
+    return images.flip(-1), torch.stack((fx, fy, images.shape[-1] - 1 - cx, cy))
+
+
+def jittered(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue changed, in random order."""
+    amounts = torch.empty(4).uniform_(-1, 1, generator=generator).tolist()
+    brightness, contrast, saturation, hue = amounts
+    changes = (
+        (colour.adjust_brightness, 1 + config.brightness * brightness),
+        (colour.adjust_contrast, 1 + config.contrast * contrast),
+        (colour.adjust_saturation, 1 + config.saturation * saturation),
+        (colour.adjust_hue, config.hue * hue),
+    )
+    for index in torch.randperm(len(changes), generator=generator).tolist():
+        change, amount = changes[index]
+        images = change(images, amount)
+    return images

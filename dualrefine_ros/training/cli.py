@@ -1,0 +1,89 @@
+"""The command line of training: every field of every configuration, printed and overridable."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dualrefine_ros.training.datamodule import TripletData
+from dualrefine_ros.training.module import DualRefineTraining
+from dualrefine_ros.training.pictures import TrainingPictures
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with our defaults."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What belongs to the run rather than to network or data."""
+        parser.add_argument("--out", type=Path, default=Path("runs/train"), help="folder of the run")
+        parser.add_argument(
+            "--init", type=Path | None, default=None, help="exported checkpoint to start from"
+        )
+        parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 takes all")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "latest")
+        parser.add_lightning_class_args(TrainingPictures, "pictures")
+        parser.set_defaults(
+            {
+                "best.filename": "best",
+                "best.enable_version_counter": False,
+                "latest.filename": "latest",
+                "latest.every_n_train_steps": 500,
+                "latest.enable_version_counter": False,
+            }
+        )
+        for name in ("best", "latest"):
+            parser.link_arguments("out", f"{name}.dirpath", compute_fn=checkpoint_folder)
+        parser.link_arguments("init", "model.initial.checkpoint")
+        parser.link_arguments("model.network.height", "data.height")
+        parser.link_arguments("model.network.width", "data.width")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer, with its folder and loggers where ``--out`` says."""
+        config = self.config[self.config.subcommand]
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        config.trainer.default_root_dir = str(config.out)
+        if config.trainer.logger is None:
+            kwargs["logger"] = [
+                TensorBoardLogger(config.out, name="logs"),
+                CSVLogger(config.out, name="csv"),
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+
+def checkpoint_folder(out: Path) -> str:
+    """Where the checkpoints of a run lie."""
+    return str(Path(out) / "checkpoints")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run ``fit``, ``validate`` or another command of Lightning's."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # batches are a function of epoch and position, which the checkpoint holds
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    TrainingCLI(
+        DualRefineTraining,
+        TripletData,
+        args=list(arguments),
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={
+            "gradient_clip_val": 0.1,
+            "max_epochs": 25,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "reload_dataloaders_every_n_epochs": 1,
+            "callbacks": [RichProgressBar()],
+        },
+    )

@@ -1,0 +1,104 @@
+"""What a network in training is worth: it drives through a recording as a robot's would."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from dualrefine_ros.data.source import Source
+from dualrefine_ros.errors import DataError
+from dualrefine_ros.evaluation.alignment import Alignment
+from dualrefine_ros.evaluation.depth_metrics import DepthErrors, evaluate_depth, mean_errors
+from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
+from dualrefine_ros.evaluation.replay import Step, replay
+from dualrefine_ros.model import DualRefine
+from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
+from dualrefine_ros.training.recipe import Phase
+
+Figures = dict[str, float]
+MOVING = 0.2  # metres between frames from which a step's scale is measured
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How validation recordings are driven through."""
+
+    iterations: int = 6  # of refinement; the teacher alone is measured beside it
+    precision: str = "float32"  # of the convolutions: float32, bfloat16, float16
+    shown: tuple[str, ...] = ("ate_percent", "abs_rel")  # figures in the progress bar
+
+
+class DepthObserver:
+    """Compares the depth of the frames whose true depth is known."""
+
+    def __init__(self) -> None:
+        self.errors: list[DepthErrors] = []
+
+    def __call__(self, step: Step) -> None:
+        """One frame."""
+        if step.frame.depth is None:
+            return
+        try:
+            self.errors.append(evaluate_depth(step.estimate.depth, step.frame.depth)[0])
+        except DataError:  # no pixel to compare
+            return
+
+
+def validate(
+    model: DualRefine, source: Source, config: ValidationConfig, phase: Phase, device: str
+) -> Figures:
+    """Figures of a recording; those of the teacher alone are named ``teacher_*``.
+
+    Odometry, where the recording has poses: ``ate_percent`` of the length after a 7-DoF alignment, ``t_err``
+    (%), ``rotation_deg`` a frame, ``scale_spread`` (std over mean of estimated over true step). Depth, where it
+    has true depth: ``abs_rel``, ``a1`` after scaling by the median. While only the teacher is trained, the
+    plain figures are its own.
+    """
+    engine_model = deepcopy(model)  # the engine may change it to its own ends
+    teacher = _drive(engine_model, source, 0, config, device)
+    figures = {f"teacher_{name}": value for name, value in teacher.items()}
+    if phase is Phase.TEACHER:
+        return figures | teacher
+    return figures | _drive(engine_model, source, config.iterations, config, device)
+
+
+def _drive(
+    model: DualRefine, source: Source, iterations: int, config: ValidationConfig, device: str
+) -> Figures:
+    odometry = VisualOdometry(
+        model, OdometryConfig(iterations=iterations, device=device, precision=config.precision)
+    )
+    depth = DepthObserver()
+    trajectory = replay(source, odometry, observers=[depth])
+    figures: Figures = {}
+    if source.ground_truth is not None:
+        figures |= odometry_figures(
+            evaluate_odometry(trajectory, source.ground_truth, Alignment.SIMILARITY)
+        )
+    if depth.errors:
+        errors = asdict(mean_errors(depth.errors))
+        figures |= {name: errors[name] for name in ("abs_rel", "a1")}
+    return figures
+
+
+def odometry_figures(result: OdometryResult) -> Figures:
+    """The odometry figures of :func:`validate`."""
+    figures = {
+        "ate_percent": 100 * result.ate / float(result.truth.distances()[-1]),
+        "rotation_deg": result.rpe_deg,
+        "scale_spread": scale_spread(result),
+    }
+    return figures if result.t_err is None else figures | {"t_err": result.t_err}
+
+
+def scale_spread(result: OdometryResult) -> float:
+    """Standard deviation over mean of estimated over true step, of the steps in which the camera moved."""
+    estimated, true = (
+        np.linalg.norm(np.diff(trajectory.positions, axis=0), axis=1)
+        for trajectory in (result.estimate, result.truth)
+    )
+    moved = true > MOVING
+    ratios = estimated[moved] / true[moved]
+    return float(ratios.std() / ratios.mean()) if len(ratios) else float("nan")
