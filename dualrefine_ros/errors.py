@@ -27,3 +27,7 @@ class MessageError(DualRefineError):
 
 class ConfigError(DualRefineError):
     """A setting is out of range or contradicts another one."""
+
+
+class DeviceError(DualRefineError):
+    """The device failed: out of memory, or lost. The frame at hand has no answer; nothing else is lost."""

@@ -107,9 +107,11 @@ class Frame:
 class Status(Enum):
     """What an :class:`Estimate` is worth."""
 
-    FIRST = "first"  # no previous frame: teacher depth only
+    FIRST = "first"  # no previous frame to pair with: depth only, the pose stays
     TRACKING = "tracking"  # depth and motion
-    DEGRADED = "degraded"  # an iteration failed; the last finite depth and pose stand
+    STATIONARY = "stationary"  # depth; the camera stands still, and so does the pose, exactly
+    DEGRADED = "degraded"  # depth and motion, worse than usual: blurred, or an iteration failed
+    LOST = "lost"  # no motion that could be believed: the pose stays, its covariance grows
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,23 @@ class Estimate:
     Args:
         stamp_ns: of the frame.
         status: what happened; the poses are finite whatever it says.
-        depth: (H, W) float32, up to the network's scale in metres; NaN where there is none.
+        depth: (H, W) float32 in metres, as far as the scale is right; NaN where there is none.
         T_world_cam: (4, 4) float64 pose of this frame's camera in the camera of the first frame.
-        T_prev_cur: (4, 4) float64, maps this frame's camera to the previous frame's; None at the first.
-        confidence: (H, W) float32 in [0, 1], the weight of each pixel in the pose; None at the first.
+        T_prev_cur: (4, 4) float64, maps this frame's camera to that of the frame it was matched with,
+            which is the previous one unless that showed nothing or the camera stood still; None at the
+            first and when lost.
+        confidence: (H, W) float32 in [0, 1], the weight of each pixel in the pose; None where there is none.
         pose_update_norms: |xi| of each iteration; NaN after an early stop; empty without refinement.
         timings: seconds spent in each stage, in order.
+        prev_stamp_ns: of the frame it was matched with; None at the first and when lost.
+        cause: why the status is not TRACKING, a sentence for the user; else empty.
+        scale: the factor between the network's lengths and metres, applied to depth and poses alike.
+        scale_confidence: in [0, 1]; 0 where the scale is a fallback.
+        covariance: (6, 6) float64 of ``T_prev_cur``: order translation, rotation; metres, radians; of
+            ``xi`` in ``T_true = exp(xi) T_prev_cur``, so in the axes and about the origin of the camera
+            matched with. Positive definite. None where there is no motion.
+        pose_covariance: (6, 6) float64 of ``T_world_cam``, in the same manner in the world. Turn it into a
+            message's with :mod:`dualrefine_ros.covariance`.
     """
 
     stamp_ns: int
@@ -135,3 +148,9 @@ class Estimate:
     confidence: npt.NDArray[np.float32] | None = None
     pose_update_norms: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     timings: dict[str, float] = field(default_factory=dict)
+    prev_stamp_ns: int | None = None
+    cause: str = ""
+    scale: float = 1.0
+    scale_confidence: float = 1.0
+    covariance: npt.NDArray[np.float64] | None = None
+    pose_covariance: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))

@@ -1,86 +1,54 @@
 """The engine: frames in, depth and motion out. No ROS here or below.
 
-One frame walks: resize -> teacher -> refiner -> relative pose and depth -> trajectory. Two things are
-remembered between frames: what the previous one left for matching, and the trajectory.
+One frame walks: look at the image -> network (preprocess, teacher, refine) -> scale -> judge -> chain. All
+that is remembered from frame to frame is one :class:`Memory`, replaced when an answer is ready: whatever
+fails on the way changes nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dualrefine_ros.errors import ConfigError
-from dualrefine_ros.frame import Estimate, Frame, Intrinsics, Status
-from dualrefine_ros.geometry.rigid import nearest_rigid
+from dualrefine_ros.covariance import Matrix, rest_covariance, scale_covariance, symmetric
+from dualrefine_ros.devices import attempt, free_cache, resolve_device
+from dualrefine_ros.errors import ConfigError, DeviceError
+from dualrefine_ros.frame import NANOSECONDS, Estimate, Frame, Status
+from dualrefine_ros.gates import Look, blindness, blur, look_at
+from dualrefine_ros.geometry.rigid import nearest_rigid, rotation_angle
+from dualrefine_ros.judgement import Verdict, judge
+from dualrefine_ros.memory import Keyframe, Memory, UncertainPose
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.folding import folded
-from dualrefine_ros.model.refiner import MatchingFeatures
-from dualrefine_ros.network_io import StageClock, network_image, resize_map, same_camera
+from dualrefine_ros.network_io import StageClock
+from dualrefine_ros.observation import PRECISIONS, Observation, Remembered, observe
+from dualrefine_ros.odometry_config import OdometryConfig
+from dualrefine_ros.scale import Scale, ScaleEstimator
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["PRECISIONS", "OdometryConfig", "VisualOdometry", "resolve_device"]
 
-
-@dataclass(frozen=True)
-class OdometryConfig:
-    """How the engine runs the network.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    iterations: int = 6  # refinement iterations; 0 is the teacher alone
-    device: str = "auto"  # auto (CUDA if present, else CPU), cpu, cuda, cuda:1 ...
-    precision: str = "float32"  # of the convolutions: float32, bfloat16, float16
-    solver_tolerance: float = 0.0  # relative residual at which iterating stops early; 0 never does
-
-    def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ConfigError(f"iterations must be 0 or more, not {self.iterations}.")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'.")
-        if not self.solver_tolerance >= 0:
-            raise ConfigError(f"solver_tolerance must be 0 or more, not {self.solver_tolerance}.")
-
-
-def resolve_device(requested: str, cuda_available: bool) -> torch.device:
-    """The device for a request: ``auto`` takes CUDA where there is one.
-
-    Raises:
-        ConfigError: the request names no device, or one that is not there.
-    """
-    if requested == "auto":
-        return torch.device("cuda" if cuda_available else "cpu")
-    try:
-        device = torch.device(requested)
-    except RuntimeError as error:
-        raise ConfigError(f"There is no device '{requested}': use auto, cpu or cuda.") from error
-    if device.type == "cuda" and not cuda_available:
-        raise ConfigError(f"Device '{requested}' was asked for, but PyTorch sees no CUDA: use auto or cpu.")
-    return device
-
-
-@dataclass(frozen=True)
-class Previous:
-    """What the next frame needs of the last one; ``image`` is (1, 3, H, W) at network size."""
-
-    image: Tensor
-    matching: MatchingFeatures
-    intrinsics: Intrinsics
+_OPTICAL_DOWN = np.array([0.0, 1.0, 0.0])  # of a camera that looks along the ground
 
 
 class VisualOdometry:
-    """Monocular visual odometry: call :meth:`process` with one frame after the other."""
+    """Monocular visual odometry: call :meth:`process` with one frame after the other.
 
-    def __init__(self, model: DualRefine, config: OdometryConfig = OdometryConfig()) -> None:
+    Only :meth:`add_speed` may be called while another thread is in another method.
+    """
+
+    def __init__(self, model: DualRefine, config: OdometryConfig | None = None) -> None:
+        config = config or OdometryConfig()
         self.config = config
         self.iterations = config.iterations
         self.device = resolve_device(config.device, torch.cuda.is_available())
         self.model = folded(model).to(self.device)
-        self._previous: Previous | None = None
-        self._T_world_cam = np.eye(4)
+        self._spare = model  # for another device, should this one fail
+        self._scale = ScaleEstimator(config.scale)
+        self._down = _OPTICAL_DOWN
+        self._memory = Memory(self._start())
 
     @property
     def iterations(self) -> int:
@@ -98,63 +66,152 @@ class VisualOdometry:
         self._iterations = value
 
     def reset(self) -> None:
-        """Forget the previous frame and start a new trajectory at the identity."""
-        self._previous = None
-        self._T_world_cam = np.eye(4)
+        """Forget all of the past, the measured scale too; a new trajectory starts at the identity."""
+        self._scale = ScaleEstimator(self.config.scale)
+        self._memory = Memory(self._start())
+
+    def new_pair(self) -> None:
+        """Forget the previous frame, as after a pause; the pose stays."""
+        self._memory = replace(self._memory, key=None, look=None, still=False, misses=0)
+
+    def set_pose(self, T_world_cam: Matrix, covariance: Matrix | None = None) -> None:
+        """Say where the camera was at the last frame; the next motion goes on from there.
+
+        Args:
+            T_world_cam: (4, 4).
+            covariance: (6, 6) of it, see :mod:`dualrefine_ros.covariance`; None: it is exact.
+        """
+        T, C = nearest_rigid(T_world_cam), self._start().covariance if covariance is None else covariance
+        pose, key = UncertainPose(T, C, T[:3, 3]), self._memory.key
+        if key is not None:
+            T_last_key = np.linalg.inv(self._memory.pose.T_world_cam) @ key.pose.T_world_cam
+            key = replace(key, pose=replace(pose, T_world_cam=T @ T_last_key))
+        self._memory = replace(self._memory, pose=pose, key=key)
+
+    def set_extrinsics(self, T_base_cam: Matrix) -> None:
+        """Say how the camera sits on a robot whose z axis points up: where the ground is to be found."""
+        self._down = -T_base_cam[2, :3].copy()
+
+    def add_speed(self, stamp_ns: int, metres_per_second: float) -> None:
+        """A reading of the robot's speed, for ``scale.mode`` external."""
+        self._scale.add_speed(stamp_ns, metres_per_second)
+
+    def reconfigure(self, config: OdometryConfig) -> None:
+        """Take another configuration from the next frame on.
+
+        Raises:
+            ConfigError: it asks for another device.
+        """
+        if config.device != self.config.device:
+            raise ConfigError("The device cannot be changed while the engine runs: start it anew.")
+        if config.scale != self.config.scale:
+            self._scale = ScaleEstimator(config.scale)
+        self.config, self.iterations = config, config.iterations
+
+    def _start(self) -> UncertainPose:
+        return UncertainPose(covariance=rest_covariance(self.config.covariance))
+
+    def release(self) -> None:
+        """Give the device's memory back; the pose stays, and the next frame fetches what it needs."""
+        self.new_pair()
+        self.model.to("cpu")
+        free_cache(self.device)
 
     @torch.inference_mode()
     def process(self, frame: Frame) -> Estimate:
         """Depth of this frame and its motion since the last.
 
-        The first frame, and the first of another camera, has depth only. An exception leaves the
-        engine as it was.
+        The first frame, the first of another camera, the first after a gap, and one whose stamp is not
+        later than the last, has depth only and leaves the pose as it is. An exception leaves the engine
+        as it was.
+
+        Raises:
+            DeviceError: the device failed, and ``on_device_error`` knows no way around it.
         """
-        clock = StageClock(self.device)
+        memory, config = self._memory, self.config
         network = self.model.config
         intrinsics = frame.intrinsics.resized(network.width, network.height)
-        with clock("preprocess"):
-            image = network_image(frame.image, network.height, network.width, self.device)
-            K = torch.tensor(
-                [[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]], device=self.device
-            )
-        with clock("encode"), self._autocast():
-            encoded = self.model.encode(image)
-        previous = self._previous
-        if previous is not None and not same_camera(previous.intrinsics, intrinsics):
-            previous = None
-        with clock("teacher_pose"), self._autocast():
-            T = torch.eye(4, device=self.device)[None]
-            if previous is not None:
-                T = self.model.teacher_pose(image, previous.image)
-        with clock("refine"), self._autocast():
-            matching, iterations = (previous.matching, self.iterations) if previous else (None, 0)
-            refined = self.model.refine(encoded, matching, T, K, iterations, self.config.solver_tolerance)
-        with clock("upsample"), self._autocast():
-            disparity = self.model.disparity(refined)
-        with clock("postprocess"):
-            depth = self.model.to_depth(resize_map(disparity, frame).clamp(0, 1)).cpu().numpy()
-            confidence = None if refined.weight is None else resize_map(refined.weight, frame).cpu().numpy()
-            T_prev_cur = refined.T_prev_cur[0].double().cpu().numpy()
-            norms = refined.pose_update_norms[0].cpu().numpy()
+        self.model.to(self.device)  # after a release; else it is there
+        clock = StageClock(self.device)
 
-        sound = int(refined.status[0]) == 0 and bool(np.isfinite(depth).all())
-        if not np.isfinite(T_prev_cur).all():
-            T_prev_cur, sound = np.eye(4), False
-        T_world_cam = nearest_rigid(self._T_world_cam @ T_prev_cur)
-        self._previous = Previous(image, encoded.matching, intrinsics)
-        self._T_world_cam = T_world_cam
-        status = Status.FIRST if previous is None else Status.TRACKING
-        return Estimate(
-            stamp_ns=frame.stamp_ns,
-            status=status if sound else Status.DEGRADED,
-            depth=depth,
-            T_world_cam=T_world_cam.copy(),
-            T_prev_cur=None if previous is None else nearest_rigid(T_prev_cur),
-            confidence=confidence,
-            pose_update_norms=norms,
-            timings=clock.seconds,
+        look = look_at(frame.image, memory.look)
+        if blind := blindness(look, memory.look, config.images):
+            return self._chain(frame, look, Verdict(Status.LOST, blind), self._scale.current)
+        key, cause = memory.partner(frame.stamp_ns, intrinsics, config.max_gap)
+        seen, trouble = self._observe(frame, key, clock)
+        self._scale.see_depth(frame.stamp_ns, seen.depth, frame.intrinsics.matrix, self._down)
+        scale = self._scale.update(frame.stamp_ns)
+        if key is None or seen.motion is None:
+            verdict = Verdict(Status.FIRST if seen.sound else Status.DEGRADED, trouble or cause)
+        else:
+            seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS
+            blurred = blur(look, config.images)
+            verdict = judge(seen, seen.motion, seconds, scale.factor, memory.still, blurred, config)
+        return self._chain(frame, look, verdict, scale, seen, clock)
+
+    def _observe(self, frame: Frame, key: Keyframe | None, clock: StageClock) -> tuple[Observation, str]:
+        """What the network says, and why it says less than it was asked; see ``on_device_error``."""
+
+        def run(previous: Remembered | None) -> Observation:
+            c = self.config
+            tolerance, precision = c.solver_tolerance, c.precision
+            return observe(self.model, frame, previous, self.iterations, tolerance, precision, clock)
+
+        previous = key.remembered if key else None
+        seen, reason = attempt(lambda: run(previous))
+        if seen is not None:
+            return seen, ""
+        free_cache(self.device)
+        failed = f"The network failed on {self.device} ({reason})"
+        if self.config.on_device_error == "retry":
+            for smaller in (previous, None):
+                seen, _ = attempt(partial(run, smaller))
+                if seen is not None:
+                    return seen, f"{failed}: only the depth fitted, and a new pair begins."
+        if self.config.on_device_error == "cpu" and self.device.type != "cpu":
+            self.device, self.model = torch.device("cpu"), folded(self._spare.cpu())
+            return run(None), f"{failed}: it runs on the CPU from now on, and a new pair begins."
+        raise DeviceError(
+            f"{failed}: this frame has no answer. Choose a smaller network or free the device; with "
+            "on_device_error set to cpu, the engine goes on there."
         )
 
-    def _autocast(self) -> torch.autocast:
-        dtype = PRECISIONS[self.config.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+    def _chain(
+        self,
+        frame: Frame,
+        look: Look,
+        verdict: Verdict,
+        scale: Scale,
+        seen: Observation | None = None,
+        clock: StageClock | None = None,
+    ) -> Estimate:
+        """Move the pose as the verdict says, remember what the next frame needs, and answer."""
+        matched = self._memory.key if verdict.T_prev_cur is not None else None
+        usable = seen.remembered if seen and np.isfinite(seen.depth).all() else None
+        flow = seen.motion.implied_flow if seen and seen.motion else 0.0
+        self._memory, pose = self._memory.after(frame.stamp_ns, look, verdict, usable, flow, self.config)
+        covariance = None
+        if matched is not None and verdict.T_prev_cur is not None and verdict.covariance is not None:
+            way = verdict.T_prev_cur[:3, 3]
+            covariance = symmetric(verdict.covariance + scale_covariance(way, scale.deviation))
+            if seen is not None and seen.motion is not None and verdict.status is not Status.STATIONARY:
+                distance = float(np.linalg.norm(seen.motion.T_prev_cur[:3, 3]))
+                angle = rotation_angle(verdict.T_prev_cur)
+                self._scale.see_motion(matched.stamp_ns, frame.stamp_ns, distance, angle)
+        depth = np.full(frame.image.shape[:2], np.nan, np.float32) if seen is None else seen.depth
+        return Estimate(
+            stamp_ns=frame.stamp_ns,
+            status=verdict.status,
+            depth=depth * np.float32(scale.factor),
+            T_world_cam=pose.T_world_cam.copy(),
+            T_prev_cur=verdict.T_prev_cur,
+            confidence=seen.confidence if seen else None,
+            pose_update_norms=seen.pose_update_norms if seen else np.zeros(0, np.float32),
+            timings=clock.seconds if clock else {},
+            prev_stamp_ns=matched.stamp_ns if matched else None,
+            cause=verdict.cause,
+            scale=scale.factor,
+            scale_confidence=scale.confidence,
+            covariance=covariance,
+            pose_covariance=pose.reported_covariance(scale.deviation),
+        )

@@ -1,0 +1,92 @@
+"""What becomes of the motion that the network saw: believed, doubted, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualrefine_ros.covariance import (
+    CovarianceConfig,
+    Matrix,
+    alignment_covariance,
+    motion_covariance,
+    scaled,
+    still_covariance,
+)
+from dualrefine_ros.frame import Status
+from dualrefine_ros.gates import implausible, is_still
+from dualrefine_ros.geometry.rigid import nearest_rigid
+from dualrefine_ros.observation import Observation, ObservedMotion
+from dualrefine_ros.odometry_config import OdometryConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a motion.
+
+    Args:
+        status: of the frame.
+        cause: a sentence for the user; empty where all is well.
+        T_prev_cur: (4, 4) in metres; None where there is none.
+        covariance: (6, 6) of it, but for what the scale adds.
+    """
+
+    status: Status
+    cause: str = ""
+    T_prev_cur: Matrix | None = None
+    covariance: Matrix | None = None
+
+
+def judge(
+    seen: Observation,
+    motion: ObservedMotion,
+    seconds: float,
+    scale: float,
+    was_still: bool,
+    blurred: str,
+    config: OdometryConfig,
+) -> Verdict:
+    """Decide on a motion.
+
+    Args:
+        seen: the frame's observation.
+        motion: its motion.
+        seconds: since the frame it was matched with.
+        scale: metres in one of the network's lengths.
+        was_still: whether the camera stood still before.
+        blurred: a sentence, if the image is.
+        config: of the engine.
+    """
+    T = motion.T_prev_cur.copy()
+    T[:3, 3] *= scale
+    if is_still(motion.image_flow, was_still, config.still):
+        return Verdict(Status.STATIONARY, "", np.eye(4), _still(seen, scale, config))
+    if cause := implausible(T, seconds, motion.agreement, motion.agreement_at_rest, config.limits):
+        return Verdict(Status.LOST, cause)
+    T = nearest_rigid(T)
+    covariance, cause = _covariance(T, motion, scale, config.covariance), ""
+    if not seen.sound:
+        cause = (
+            "Numbers of the network were not finite, or a pose could not be solved; the last good ones stand."
+        )
+    cause = cause or blurred
+    if cause:
+        covariance = covariance * config.covariance.unaligned_factor**2
+    return Verdict(Status.DEGRADED if cause else Status.TRACKING, cause, T, covariance)
+
+
+def _covariance(T: Matrix, motion: ObservedMotion, scale: float, c: CovarianceConfig) -> Matrix:
+    """The alignment's, where there is one, and the share of the motion that no residual shows."""
+    aligned = alignment_covariance(motion.H, motion.residual_variance, c.factor)
+    if aligned is None:
+        k = c.unaligned_factor
+        return motion_covariance(T, k * c.translation_error, k * c.rotation_error, c)
+    return scaled(aligned, scale) + motion_covariance(T, c.translation_error, c.rotation_error, c)
+
+
+def _still(seen: Observation, scale: float, config: OdometryConfig) -> Matrix:
+    """What the gate would not have noticed."""
+    angle = config.still.leave / seen.remembered.intrinsics.fx
+    distance = float(np.nanmedian(seen.depth)) * scale
+    return still_covariance(angle, distance, config.covariance)
