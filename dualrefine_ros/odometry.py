@@ -135,7 +135,8 @@ class VisualOdometry:
         clock = StageClock(self.device)
 
         look = look_at(frame.image, memory.look)
-        if blind := blindness(look, memory.look, config.images):
+        last_look = memory.look if frame.stamp_ns != memory.stamp_ns else None
+        if blind := blindness(look, last_look, config.images):
             return self._chain(frame, look, Verdict(Status.LOST, blind), self._scale.current)
         key, cause = memory.partner(frame.stamp_ns, intrinsics, config.max_gap)
         seen, trouble = self._observe(frame, key, clock)
