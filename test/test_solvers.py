@@ -6,7 +6,7 @@ import torch
 
 from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
-from dualrefine_ros.model.anderson import anderson, mixing_weights
+from dualrefine_ros.model.anderson import anderson, extended_gram, mixed, mixing_weights
 from dualrefine_ros.model.pose_alignment import (
     gauss_newton_step,
     normal_equations,
@@ -65,11 +65,26 @@ def test_anderson_stops_at_the_tolerance() -> None:
 
 
 def test_mixing_weights_sum_to_one_and_survive_bad_numbers() -> None:
-    inputs = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
-    outputs = inputs + torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(mixing_weights(inputs, outputs).sum(1), torch.ones(2), atol=1e-3, rtol=0)
-    outputs[1, 0, 0] = torch.inf
-    assert mixing_weights(inputs, outputs)[1].tolist() == [0, 0, 0, 1]
+    residuals = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    gram = residuals @ residuals.transpose(1, 2)
+    weights = mixing_weights(gram)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2), atol=1e-3, rtol=0)
+    least = (weights[:, None] @ residuals).norm(dim=2)
+    for other in torch.eye(4):
+        assert bool((least <= (other @ residuals).norm(dim=1)[:, None]).all())
+    gram[1, 0, 0] = torch.inf
+    assert mixing_weights(gram)[1].tolist() == [0, 0, 0, 1]
+
+
+def test_extended_gram_is_the_gram_matrix() -> None:
+    residuals = list(torch.randn(4, 2, 9, generator=torch.Generator().manual_seed(0)))
+    gram = torch.zeros(2, 0, 0)
+    for count in range(1, 5):
+        gram = extended_gram(gram, residuals[:count])
+    stacked = torch.stack(residuals, 1)
+    torch.testing.assert_close(gram, stacked @ stacked.transpose(1, 2))
+    weights = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mixed(weights, residuals), (weights[:, :, None] * stacked).sum(1))
 
 
 def test_projection_jacobian_is_the_derivative() -> None:

@@ -36,19 +36,17 @@ class FixedPoint:
 
 
 @full_precision
-def mixing_weights(inputs: Tensor, outputs: Tensor) -> Tensor:
+def mixing_weights(gram: Tensor) -> Tensor:
     """Weights (B, k), summing to 1, that minimise the mixed residual; all on the last where unsolvable.
 
     Args:
-        inputs, outputs: (B, k, n), stored iterates and their images.
+        gram: (B, k, k), scalar products of the stored residuals.
     """
-    B, k, _ = inputs.shape
-    residuals = outputs - inputs
-    system = inputs.new_zeros(B, k + 1, k + 1)
+    B, k, _ = gram.shape
+    system = gram.new_zeros(B, k + 1, k + 1)
     system[:, 0, 1:] = system[:, 1:, 0] = 1
-    ridge = REGULARISATION * torch.eye(k, device=inputs.device, dtype=inputs.dtype)
-    system[:, 1:, 1:] = residuals @ residuals.transpose(1, 2) + ridge
-    right = inputs.new_zeros(B, k + 1, 1)
+    system[:, 1:, 1:] = gram + REGULARISATION * torch.eye(k, device=gram.device, dtype=gram.dtype)
+    right = gram.new_zeros(B, k + 1, 1)
     right[:, 0] = 1
     solution, info = torch.linalg.solve_ex(system, right)
     weights = solution[:, 1:, 0]
@@ -56,6 +54,21 @@ def mixing_weights(inputs: Tensor, outputs: Tensor) -> Tensor:
     newest = torch.zeros_like(weights)
     newest[:, -1] = 1
     return torch.where(usable[:, None], weights, newest)
+
+
+@full_precision
+def extended_gram(gram: Tensor, residuals: list[Tensor]) -> Tensor:
+    """The Gram matrix (B, k - 1, k - 1) of all residuals but the newest, extended by it to (B, k, k)."""
+    row = torch.stack([torch.linalg.vecdot(stored, residuals[-1]) for stored in residuals], 1)
+    return torch.cat((torch.cat((gram, row[:, :-1, None]), 2), row[:, None]), 1)
+
+
+def mixed(weights: Tensor, vectors: list[Tensor]) -> Tensor:
+    """The sum (B, n) of vectors (B, n), each times its column of weights (B, k)."""
+    total = weights[:, :1] * vectors[0]
+    for i in range(1, len(vectors)):
+        total = torch.addcmul(total, weights[:, i : i + 1], vectors[i])
+    return total
 
 
 def anderson(
@@ -73,29 +86,25 @@ def anderson(
         The iterate, from the third on, with the smallest residual over the whole batch; with one or two
         evaluations their last output.
     """
-    inputs, outputs, residuals = [x0], [f(x0)], []
-    best_x, best_difference = outputs[0], x0.new_full((), torch.inf)
-    stopped_early = False
+    outputs: list[Tensor] = []
+    residuals: list[Tensor] = []
+    gram = x0.new_zeros(len(x0), 0, 0)
+    changes: list[Tensor] = []
+    x, best_x, smallest = x0, x0, x0.new_full((), torch.inf)
     while True:
-        difference = (outputs[-1] - inputs[-1]).abs().mean()
-        residuals.append(difference / outputs[-1].abs().mean().clamp(min=1e-12))
-        if len(residuals) > PLAIN_EVALUATIONS:
-            better = difference < best_difference
-            best_x = torch.where(better, inputs[-1], best_x)
-            best_difference = torch.where(better, difference, best_difference)
+        output = f(x)
+        outputs, residuals = [*outputs, output][-MEMORY:], [*residuals, output - x][-MEMORY:]
+        gram = extended_gram(gram[:, -MEMORY + 1 :, -MEMORY + 1 :], residuals)
+        difference = residuals[-1].abs().mean()
+        changes.append(difference / output.abs().mean().clamp(min=1e-12))
+        if len(changes) > PLAIN_EVALUATIONS:
+            better = difference < smallest
+            best_x = torch.where(better, x, best_x)
+            smallest = torch.where(better, difference, smallest)
         else:
-            best_x = outputs[-1]
-        if len(residuals) == evaluations:
-            break
-        if tolerance > 0 and float(residuals[-1]) < tolerance:
-            stopped_early = True
-            break
-        if len(residuals) < PLAIN_EVALUATIONS:
-            x = outputs[-1]
-        else:
-            stored = torch.stack(outputs[-MEMORY:], 1)
-            weights = mixing_weights(torch.stack(inputs[-MEMORY:], 1), stored)
-            x = (weights[:, :, None] * stored).sum(1)
-        inputs.append(x)
-        outputs.append(f(x))
-    return FixedPoint(best_x, residuals, stopped_early)
+            best_x = output
+        if len(changes) == evaluations:
+            return FixedPoint(best_x, changes, stopped_early=False)
+        if tolerance > 0 and float(changes[-1]) < tolerance:
+            return FixedPoint(best_x, changes, stopped_early=True)
+        x = output if len(changes) < PLAIN_EVALUATIONS else mixed(mixing_weights(gram), outputs)

@@ -20,7 +20,8 @@ def folded(model: DualRefine) -> DualRefine:
 
     Weight normalisation is multiplied out. Batch normalisation is folded into the convolution it follows,
     in the backbones too: which one that is is read from the order of their layers, so the result is
-    checked, and the batch normalisations of a network that orders them otherwise are left alone.
+    checked, and the batch normalisations of a network that orders them otherwise are left alone. Weights
+    lie channels-last in memory, and the features follow them.
     """
     # not a deep copy: copies of weight-normalised layers share a class, and removing the norm changes it
     unfused = DualRefine(model.config).eval().requires_grad_(False)
@@ -32,7 +33,8 @@ def folded(model: DualRefine) -> DualRefine:
     fused = copy.deepcopy(unfused)
     for module in list(fused.modules()):
         _fold_batch_norms(module)
-    return fused if _agree(fused, unfused) else unfused
+    light = fused if _agree(fused, unfused) else unfused
+    return light.to(memory_format=torch.channels_last)
 
 
 def _fold_batch_norms(parent: nn.Module) -> None:

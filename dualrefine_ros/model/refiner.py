@@ -236,7 +236,6 @@ class Refiner(nn.Module):
             iterations: evaluations of the update; 0 returns the start.
             tolerance: relative residual to stop at; 0 never does.
         """
-        split = hidden[0].numel()
         T = best_T = T_prev_cur
         best_norm = torch.ones_like(T[:, 0, 0])
         best_weight = torch.zeros_like(depth)
@@ -250,7 +249,7 @@ class Refiner(nn.Module):
 
         def evaluate(state: Tensor) -> Tensor:
             nonlocal T, best_T, best_norm, best_weight, best_H, best_variance, status
-            update = self.update(state[:, :split].view_as(hidden), state[:, split:].view_as(depth), T, inputs)
+            update = self.update(*_unpacked(state, hidden), T, inputs)
             T = update.T_prev_cur
             closer = (update.xi_norm < best_norm)[:, None, None]
             best_T = torch.where(closer, T, best_T)
@@ -260,14 +259,12 @@ class Refiner(nn.Module):
             best_norm = torch.minimum(update.xi_norm, best_norm)
             status = status | update.status
             norms.append(torch.where(torch.isfinite(update.xi_norm), update.xi_norm, torch.nan))
-            return torch.cat((update.hidden.flatten(1), update.depth.flatten(1)), 1)
+            return _packed(update.hidden, update.depth)
 
-        start = torch.cat((hidden.flatten(1), depth.flatten(1)), 1)
-        point = anderson(evaluate, start, iterations, tolerance)
+        point = anderson(evaluate, _packed(hidden, depth), iterations, tolerance)
         norms += [torch.full_like(best_norm, torch.nan)] * (iterations - len(norms))
         return Refinement(
-            point.x[:, :split].view_as(hidden),
-            point.x[:, split:].view_as(depth),
+            *_unpacked(point.x, hidden),
             best_T,
             best_weight,
             best_H,
@@ -276,3 +273,19 @@ class Refiner(nn.Module):
             status,
             point.residuals,
         )
+
+
+def _packed(hidden: Tensor, depth: Tensor) -> Tensor:
+    """Hidden state (B, C, h, w) and depth (B, 1, h, w) as the solver's vector (B, n)."""
+    if hidden.is_contiguous(memory_format=torch.channels_last):
+        hidden = hidden.movedim(1, -1)  # as it lies in memory: the order means nothing to the solver
+    return torch.cat((hidden.flatten(1), depth.flatten(1)), 1)
+
+
+def _unpacked(state: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of :func:`_packed`; ``like`` (B, C, h, w) gives shape and layout of the hidden state."""
+    B, C, h, w = like.shape
+    hidden, depth = state.split((C * h * w, h * w), 1)
+    if like.is_contiguous(memory_format=torch.channels_last):
+        return hidden.view(B, h, w, C).movedim(-1, 1), depth.view(B, 1, h, w)
+    return hidden.view(B, C, h, w), depth.view(B, 1, h, w)
