@@ -48,7 +48,7 @@ class TripletData(pl.LightningDataModule):
 
     Args:
         train: recordings to learn from.
-        validate: recordings to drive through after an epoch; ground-truth poses or depth decide what is measured.
+        validate: recordings to drive through after an epoch; measured is what their ground truth allows.
         height: of the network; set by the model's configuration.
         width: of the network; set by the model's configuration.
         batch_size: triplets a step in each process.
@@ -117,7 +117,8 @@ class TripletData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[TripletBatch]:
         """The loader of the current epoch, from where a checkpoint left it."""
-        assert self._triplets is not None and self.trainer is not None
+        assert self._triplets is not None, "setup() comes first"
+        assert self.trainer is not None
         order = EpochOrder(
             len(self._triplets),
             self._batch_size,

@@ -47,7 +47,9 @@ class ScheduleConfig:
         if not 0 <= self.teacher_until_epoch <= self.frozen_from_epoch:
             raise ConfigError("The phases must follow each other: teacher_until_epoch <= frozen_from_epoch.")
         if self.learning_rate <= 0 or self.warmup_steps < 0 or self.max_failed_in_a_row < 1:
-            raise ConfigError("learning_rate and max_failed_in_a_row must be positive, warmup_steps not negative.")
+            raise ConfigError(
+                "learning_rate and max_failed_in_a_row must be positive, warmup_steps not negative."
+            )
 
     def phase(self, epoch: int) -> Phase:
         """What an epoch trains."""
@@ -93,6 +95,7 @@ class DualRefineTraining(pl.LightningModule):
         self.initial_weights = initialise(self.model, initial)
         self.failed_in_a_row = self.failed_in_all = 0
         self.latest: tuple[TripletBatch, StepResult] | None = None  # for whoever wants to look
+        self._entered: Phase | None = None
         self._failed = False
 
     @property
@@ -103,12 +106,12 @@ class DualRefineTraining(pl.LightningModule):
     def train(self, mode: bool = True) -> DualRefineTraining:
         """As usual, but what the phase does not train keeps its batch statistics."""
         super().train(mode)
-        if mode:
-            set_phase(self.model, self.phase if self._trainer is not None else Phase.JOINT)
+        if mode and self._trainer is not None:
+            self._enter_phase()
         return self
 
-    def on_train_epoch_start(self) -> None:
-        """Enter the epoch's phase."""
+    def _enter_phase(self) -> None:
+        self._entered = self.phase
         set_phase(self.model, self.phase)
 
     def training_step(self, batch: TripletBatch, batch_idx: int) -> Tensor:
@@ -163,7 +166,9 @@ class DualRefineTraining(pl.LightningModule):
         return Adam(self.model.parameters(), self.schedule.learning_rate)
 
     def on_train_batch_start(self, batch: TripletBatch, batch_idx: int) -> None:
-        """The learning rate of this step: a function of phase and step, so nothing of it needs saving."""
+        """Phase and learning rate of this step: functions of epoch and step, so nothing of them is saved."""
+        if self._entered is not self.phase:  # Lightning starts no epoch when it goes on within one
+            self._enter_phase()
         rate = self.schedule.rate(self.current_epoch, self.global_step)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate

@@ -97,9 +97,7 @@ class Triplets(Dataset[TripletBatch]):
         self._centres = centres
         self._augmentation = augmentation
         self._seed = seed
-        self._row_of = [
-            {int(frame_id): row for row, frame_id in enumerate(r.frame_ids)} for r in recordings
-        ]
+        self._row_of = [{int(frame_id): row for row, frame_id in enumerate(r.frame_ids)} for r in recordings]
 
     def __len__(self) -> int:
         return len(self._centres)

@@ -51,10 +51,10 @@ def validate(
 ) -> Figures:
     """Figures of a recording; those of the teacher alone are named ``teacher_*``.
 
-    Odometry, where the recording has poses: ``ate_percent`` of the length after a 7-DoF alignment, ``t_err``
-    (%), ``rotation_deg`` a frame, ``scale_spread`` (std over mean of estimated over true step). Depth, where it
-    has true depth: ``abs_rel``, ``a1`` after scaling by the median. While only the teacher is trained, the
-    plain figures are its own.
+    Odometry, where the recording has poses, after a 7-DoF alignment: ``ate_percent`` of the length, ``t_err``
+    (%), ``rotation_deg`` a frame, ``scale_spread`` (std over mean of estimated over true step). Depth, where
+    it is known, scaled by the median: ``abs_rel``, ``a1``. While only the teacher is trained, the plain
+    figures are its own.
     """
     engine_model = deepcopy(model)  # the engine may change it to its own ends
     teacher = _drive(engine_model, source, 0, config, device)
@@ -74,9 +74,7 @@ def _drive(
     trajectory = replay(source, odometry, observers=[depth])
     figures: Figures = {}
     if source.ground_truth is not None:
-        figures |= odometry_figures(
-            evaluate_odometry(trajectory, source.ground_truth, Alignment.SIMILARITY)
-        )
+        figures |= odometry_figures(evaluate_odometry(trajectory, source.ground_truth, Alignment.SIMILARITY))
     if depth.errors:
         errors = asdict(mean_errors(depth.errors))
         figures |= {name: errors[name] for name in ("abs_rel", "a1")}

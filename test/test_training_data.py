@@ -1,0 +1,204 @@
+"""Triplets: which frames, in which order, mirrored and coloured how, and what broken images do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from training_helpers import INTRINSICS, texture, write_drive  # noqa: E402
+
+from dualrefine_ros.data.source import open_source  # noqa: E402
+from dualrefine_ros.errors import DataError  # noqa: E402
+from dualrefine_ros.geometry.camera import rays  # noqa: E402
+from dualrefine_ros.training.augmentation import AugmentationConfig, augment, jittered, mirror  # noqa: E402
+from dualrefine_ros.training.frame_cache import CachedRecording, cache_recording  # noqa: E402
+from dualrefine_ros.training.triplets import EpochOrder, Triplets, find_centres  # noqa: E402
+
+HEIGHT, WIDTH = 64, 96
+PLAIN = AugmentationConfig(flip=0, jitter=0)
+
+
+def cached(folder: Path, cache: Path) -> CachedRecording:
+    return cache_recording(open_source(folder), {"path": str(folder)}, HEIGHT, WIDTH, cache)
+
+
+def number_of(image: Tensor) -> int:
+    """Which frame of the drive an image is: its first column's place on the wall, in steps of 3 pixels."""
+    wall = texture(HEIGHT, WIDTH + 3 * 8)
+    column = image[:, :, 0].permute(1, 0).numpy()
+    return int(np.abs(wall.astype(int) - column[:, None]).sum((0, 2)).argmin()) // 3
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    return write_drive(tmp_path / "wall", frames=8)
+
+
+def centres_of(recording: CachedRecording, **options: object) -> list[tuple[int, tuple[int, ...]]]:
+    found = find_centres([recording], [None], **{"strides": (1,), "min_change": 0.0, **options})
+    return [(centre.row, centre.strides) for centre in found]
+
+
+def test_cache_keeps_pixels_and_scales_intrinsics(drive: Path, tmp_path: Path) -> None:
+    recording = cache_recording(open_source(drive), {}, HEIGHT // 2, WIDTH // 2, tmp_path / "cache")
+    assert recording.pixels.get().shape == (8, HEIGHT // 2, WIDTH // 2, 3)
+    assert recording.intrinsics == pytest.approx(np.array(INTRINSICS) / 2)
+    same_size = cached(drive, tmp_path / "cache")
+    assert np.array_equal(same_size.pixels.get()[3], open_source(drive)[3].image)
+
+
+def test_cache_is_read_again_without_the_images(drive: Path, tmp_path: Path) -> None:
+    source = open_source(drive)
+    first = cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get().copy()
+    for image in (drive / "image_2").iterdir():
+        image.write_bytes(b"")
+    assert np.array_equal(cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get(), first)
+
+
+def test_broken_images_are_left_out_and_counted(drive: Path, tmp_path: Path, caplog) -> None:
+    (drive / "image_2" / "000003.png").write_bytes(b"no image")
+    recording = cached(drive, tmp_path)
+    assert recording.readable.tolist() == [index != 3 for index in range(8)]
+    assert "1 of 8 frames cannot be read" in caplog.text
+    assert [row for row, _ in centres_of(recording)] == [1, 5, 6]
+
+
+def test_a_recording_without_any_readable_image_is_refused(drive: Path, tmp_path: Path) -> None:
+    source = open_source(drive)
+    for image in (drive / "image_2").iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(DataError, match="not one frame can be read"):
+        cache_recording(source, {}, HEIGHT, WIDTH, tmp_path)
+
+
+def test_no_triplet_crosses_a_gap(drive: Path, tmp_path: Path) -> None:
+    (drive / "image_2" / "000004.png").unlink()
+    recording = cached(drive, tmp_path)
+    assert recording.frame_ids.tolist() == [0, 1, 2, 3, 5, 6, 7]
+    assert centres_of(recording) == [(1, (1,)), (2, (1,)), (5, (1,))]
+    # frame 5 has frames 3 and 7 two away, though not 4
+    assert centres_of(recording, strides=(1, 2)) == [
+        (1, (1,)),
+        (2, (1,)),
+        (3, (2,)),
+        (4, (2,)),
+        (5, (1,)),
+    ]
+
+
+def test_only_wanted_frames_are_in_the_middle(drive: Path, tmp_path: Path) -> None:
+    found = find_centres([cached(drive, tmp_path)], [np.array([0, 2, 7])], (1,), 0.0)
+    assert [centre.row for centre in found] == [2]
+
+
+def test_standing_still_is_left_out_on_request(drive: Path, tmp_path: Path) -> None:
+    images = drive / "image_2"
+    for index in (4, 5):
+        (images / f"{index:06d}.png").write_bytes((images / "000003.png").read_bytes())
+    recording = cached(drive, tmp_path)
+    assert [row for row, _ in centres_of(recording)] == [1, 2, 3, 4, 5, 6]
+    assert [row for row, _ in centres_of(recording, min_change=1.0)] == [1, 2, 6]
+
+
+def test_a_triplet_is_previous_current_next(drive: Path, tmp_path: Path) -> None:
+    recording = cached(drive, tmp_path)
+    triplets = Triplets([recording], find_centres([recording], [None], (2,), 0.0), PLAIN, seed=0)
+    sample = triplets[(0, 1)]
+    assert [number_of(image) for image in sample.images] == [1, 3, 5]
+    assert torch.equal(sample.images, sample.augmented)
+    assert sample.intrinsics.tolist() == pytest.approx(INTRINSICS)
+
+
+def test_strides_are_drawn_anew_each_epoch(drive: Path, tmp_path: Path) -> None:
+    recording = cached(drive, tmp_path)
+    triplets = Triplets([recording], find_centres([recording], [None], (1, 2), 0.0), PLAIN, seed=0)
+    strides = {number_of(triplets[(epoch, 2)].images[2]) - 3 for epoch in range(20)}
+    assert strides == {1, 2}
+
+
+def test_a_sample_depends_on_nothing_but_its_key(drive: Path, tmp_path: Path) -> None:
+    recording = cached(drive, tmp_path)
+    triplets = Triplets(
+        [recording], find_centres([recording], [None], (1, 2), 0.0), AugmentationConfig(), seed=5
+    )
+    first = triplets[(3, 2)]
+    torch.manual_seed(99)
+    triplets[(0, 0)]
+    assert all(torch.equal(a, b) for a, b in zip(first, triplets[(3, 2)], strict=True))
+    assert not all(
+        torch.equal(a, b) for e in range(4, 8) for a, b in zip(first, triplets[(e, 2)], strict=True)
+    )
+
+
+def test_every_epoch_deals_every_triplet_once() -> None:
+    orders = [EpochOrder(22, 3, seed=1, rank=rank, world=2) for rank in range(2)]
+    for order in orders:
+        order.epoch = 4
+    dealt = [key for order in orders for batch in order for key in batch]
+    assert len(orders[0]) == 3
+    assert len(dealt) == len(set(dealt)) == 18
+    assert {epoch for epoch, _ in dealt} == {4}
+
+
+def test_a_resumed_epoch_is_the_rest_of_the_same_epoch() -> None:
+    order = EpochOrder(20, 3, seed=1)
+    whole = list(order)
+    order.start = 2
+    assert list(order) == whole[2:]
+    assert len(order) == len(whole)
+
+
+def test_epochs_are_in_different_order() -> None:
+    first, second = EpochOrder(20, 3, seed=1), EpochOrder(20, 3, seed=1)
+    second.epoch = 1
+    assert [[i for _, i in batch] for batch in first] != [[i for _, i in batch] for batch in second]
+
+
+def test_too_few_triplets_are_refused() -> None:
+    with pytest.raises(DataError, match="too few for one batch of 12"):
+        EpochOrder(11, 6, seed=0, world=2)
+
+
+def test_a_mirrored_camera_sees_mirrored_rays() -> None:
+    """The ray through a pixel, mirrored in space, goes through the mirrored pixel."""
+    images = torch.arange(HEIGHT * WIDTH).view(1, 1, HEIGHT, WIDTH).expand(3, 3, -1, -1)
+    intrinsics = torch.tensor((60.0, 61.0, 40.25, 31.5))
+    mirrored, other = mirror(images, intrinsics)
+    before, after = (rays(k[None], HEIGHT, WIDTH)[0] for k in (intrinsics, other))
+    assert torch.equal(mirrored[..., 0], images[..., -1])
+    torch.testing.assert_close(after.flip(-1) * torch.tensor((-1.0, 1.0, 1.0)).view(3, 1, 1), before)
+
+
+def test_jitter_changes_what_the_network_sees_alike_in_all_frames() -> None:
+    image = torch.from_numpy(texture(HEIGHT, WIDTH)).permute(2, 0, 1)
+    config = AugmentationConfig(flip=0, jitter=1)
+    generator = torch.Generator().manual_seed(0)
+    compared, seen, _ = augment(image.expand(3, -1, -1, -1), torch.tensor(INTRINSICS), config, generator)
+    assert torch.equal(compared[0], image)
+    assert not torch.equal(seen[0], image)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+def test_jitter_stays_within_its_bounds() -> None:
+    gray = torch.full((3, 3, 8, 8), 100, dtype=torch.uint8)  # contrast, saturation and hue leave it alone
+    means = [
+        jittered(gray, AugmentationConfig(), torch.Generator().manual_seed(seed)).float().mean().item()
+        for seed in range(50)
+    ]
+    assert 79 <= min(means) < 90
+    assert 110 < max(means) <= 121
+
+
+def test_grayscale_drops_colours_of_all_images() -> None:
+    image = torch.from_numpy(texture(HEIGHT, WIDTH)).permute(2, 0, 1).expand(3, -1, -1, -1)
+    config = AugmentationConfig(flip=0, jitter=1, grayscale=1)
+    compared, seen, _ = augment(image, torch.tensor(INTRINSICS), config, torch.Generator().manual_seed(0))
+    assert torch.equal(compared[:, 0], compared[:, 2])
+    assert (seen[:, 0].int() - seen[:, 2].int()).abs().max() <= 2  # the hue shift rounds
