@@ -1,9 +1,9 @@
 """The ground in front of a robot, found in a depth map: how high above it is the camera?
 
-A plane ``n . X = height`` (n: unit vector down, X: points of the camera) is linear in the inverse depth q
-of the rays r, ``q = (n / height) . r``, and inverse depth is where the network's errors are even. The
-direction of gravity is known roughly, so every pixel below the horizon votes for a height by itself; the
-winners' plane is then refined by iteratively reweighted least squares.
+A plane ``a . X = 1`` (a: vector down, as long as the inverse of the height; X: points of the camera) has
+residuals ``1 - a . X`` that are relative errors of the inverse depth, which is where a network's errors are
+even. The direction of gravity is known roughly, so every pixel below the horizon votes for a height by
+itself; the winners' plane is then refined by iteratively reweighted least squares.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GRID = (60, 120)  # rows and columns of rays that are looked at, about
 _BIN = 0.05  # of log height, in the vote
 _ROUNDS = 8  # of reweighting
 _ENOUGH = 50  # pixels
-_RIDGE = 1e-3  # weight of gravity's plane, of that of the pixels
+_PRIOR = 10  # pixels that gravity counts as
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GroundConfig:
     half_width: float = 0.6  # of the image, around its middle, where the robot drives: 1 is all of it
     tolerance: float = 0.1  # relative, of inverse depth, within which a pixel lies on the plane
     max_tilt: float = 0.15  # radians between the plane's normal and gravity
-    min_share: float = 0.15  # of the pixels looked at that must lie on the plane
+    min_share: float = 0.3  # of the pixels looked at that must lie on the plane
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -70,35 +70,32 @@ def fit_ground(
         down: (3,) unit vector of gravity in the camera's axes, to within ``max_tilt``.
         config: see :class:`GroundConfig`.
     """
-    rays, inverse_depth = _candidates(depth, K, down, config)
+    rays, z = _candidates(depth, K, down, config)
     if len(rays) < _ENOUGH:
         return None
-    prior = down / _vote(np.log(rays @ down / inverse_depth))
-    plane = prior  # n / height
+    height = _vote(np.log(z * (rays @ down)))
+    X = rays * z[:, None] / height  # 1 - X . a is the relative error of the inverse depth
+    plane = down
+    # gravity holds the plane's tilt, not its height, where the pixels leave it free
+    upright = _PRIOR * (np.eye(3) - np.outer(down, down))
     for narrowing in np.linspace(3, 1, _ROUNDS):  # wide at first: gravity is only roughly known
-        error = (inverse_depth - rays @ plane) / inverse_depth
-        tukey = (1 - (error / (narrowing * config.tolerance)) ** 2).clip(min=0) ** 2
-        weight = tukey / inverse_depth**2  # of relative errors
+        tukey = (1 - ((1 - X @ plane) / (narrowing * config.tolerance)) ** 2).clip(min=0) ** 2
         if np.count_nonzero(tukey) < _ENOUGH:
             return None
-        # gravity holds the plane where the pixels leave it free
-        ridge = _RIDGE * weight.sum()
-        normal_matrix = rays.T @ (weight[:, None] * rays) + ridge * np.eye(3)
-        plane = np.linalg.solve(normal_matrix, rays.T @ (weight * inverse_depth) + ridge * prior)
-    height = 1 / float(np.linalg.norm(plane))
-    normal = plane * height
-    error = np.abs(inverse_depth - rays @ plane) / inverse_depth
-    share = float((error < config.tolerance).mean())
+        plane = np.linalg.solve(X.T @ (tukey[:, None] * X) + upright, X.T @ tukey)
+    length = float(np.linalg.norm(plane))
+    share = float((np.abs(1 - X @ plane) < config.tolerance).mean())
+    normal = plane / length
     tilt = float(np.arccos(np.clip(normal @ down, -1, 1)))
     if tilt > config.max_tilt or share < config.min_share:
         return None
-    return Ground(normal, height, share * (1 - 0.5 * tilt / config.max_tilt))
+    return Ground(normal, height / length, share * (1 - 0.5 * tilt / config.max_tilt))
 
 
 def _candidates(
     depth: npt.NDArray[np.float32], K: Matrix, down: Matrix, config: GroundConfig
 ) -> tuple[Matrix, Matrix]:
-    """Rays (N, 3) with z = 1 that may meet the ground, and inverse depths (N,) along them."""
+    """Rays (N, 3) with z = 1 that may meet the ground, and depths (N,) along them."""
     h, w = depth.shape
     v, u = np.mgrid[0 : h : max(1, h // _GRID[0]), 0 : w : max(1, w // _GRID[1])]
     pixels = np.stack((u.ravel(), v.ravel(), np.ones(u.size)))
@@ -107,11 +104,12 @@ def _candidates(
     slope = rays @ down / np.linalg.norm(rays, axis=1)
     central = np.abs(u.ravel() - (w - 1) / 2) <= config.half_width * w / 2
     good = (slope > config.min_slope) & central & np.isfinite(z) & (z > 0)
-    return rays[good], 1 / z[good]
+    return rays[good], z[good]
 
 
 def _vote(log_heights: Matrix) -> float:
-    """The height most pixels agree on: the fullest bin, half a bin's neighbours smoothing the count."""
-    bins = np.floor((log_heights - log_heights.min()) / _BIN).astype(int)
-    counts = np.convolve(np.bincount(bins), (1, 2, 3, 2, 1), "same")
-    return float(np.exp(log_heights.min() + (counts.argmax() + 0.5) * _BIN))
+    """The height that most pixels agree on, to within a bin; neighbouring bins smooth the count."""
+    least = log_heights.min()
+    counts = np.bincount(((log_heights - least) / _BIN).astype(int))
+    smooth = np.convolve(counts, (1, 2, 3, 2, 1))[2:-2]
+    return float(np.exp(least + (smooth.argmax() + 0.5) * _BIN))
