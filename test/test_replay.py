@@ -19,7 +19,7 @@ import yaml
 
 from dualrefine_ros.data.depth_files import read_depth
 from dualrefine_ros.data.source import open_source
-from dualrefine_ros.errors import ConfigError, DataError, InputError
+from dualrefine_ros.errors import ConfigError, DataError, DeviceError, InputError
 from dualrefine_ros.evaluation.replay import Step, replay
 from dualrefine_ros.evaluation.results import ResultsFolder
 from dualrefine_ros.frame import Estimate, Frame, Intrinsics, Status
@@ -148,6 +148,7 @@ def test_command_line_leaves_a_folder_of_results(kitti_folder: Path, tmp_path: P
     assert summary["weights"] == "RANDOM WEIGHTS"
     assert summary["complete"] is True
     assert (summary["frames"], summary["frames_unreadable"]) == (7, 1)
+    assert summary["frames_by_status"] == {"first": 1, "tracking": 6}
     assert summary["odometry"]["none"]["frames"] == 7
     assert summary["odometry"]["none"]["t_err"] is None
 
@@ -159,7 +160,12 @@ def test_command_line_leaves_a_folder_of_results(kitti_folder: Path, tmp_path: P
     np.testing.assert_allclose([float(row["tz"]) for row in rows(out)], tum.positions[:, 2], atol=1e-8)
     assert rows(out)[0]["update_norm_1"] == ""
     assert all(float(row["update_norm_2"]) >= 0 for row in rows(out)[1:])
-    assert all(float(row["total_ms"]) > 0 for row in rows(out))
+    for row in rows(out):
+        stages = [
+            float(value or 0) for name, value in row.items() if name.endswith("_ms") and name != "total_ms"
+        ]
+        assert len(stages) == 6
+        assert 0 < sum(stages) <= float(row["total_ms"]) + 0.01
 
     depth = read_depth(out / "depth" / "0000000005.npz")
     assert depth.shape == (HEIGHT, WIDTH)
@@ -201,20 +207,35 @@ def test_interrupt_leaves_complete_results(
     assert (out / "trajectory.png").is_file()
 
 
+def test_skipped_frames_are_no_gap(kitti_folder: Path, tmp_path: Path) -> None:
+    """Frames half a second apart, every third: more than the second after which a live camera starts anew."""
+    (kitti_folder / "times.txt").write_text("".join(f"{0.5 * i}\n" for i in range(9)))
+    arguments = ["--every", "3", "--iterations", "1", "--out", str(tmp_path / "out")]
+    assert main(["replay", str(kitti_folder), *arguments]) == 0
+    assert [row["frame"] for row in rows(tmp_path / "out")] == ["0", "3", "7"]
+    assert [row["status"] == "first" for row in rows(tmp_path / "out")] == [True, False, False]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), DeviceError("The network failed.")])
 def test_a_crash_of_the_engine_keeps_what_was_done(
-    kitti_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kitti_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     process, calls = VisualOdometry.process, []
 
     def failing(self: VisualOdometry, frame: Frame) -> Estimate:
         calls.append(frame)
         if len(calls) == 3:
-            raise RuntimeError("CUDA out of memory")
+            raise error
         return process(self, frame)
 
     monkeypatch.setattr(VisualOdometry, "process", failing)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        main(["replay", str(kitti_folder), "--out", str(tmp_path / "out"), "--iterations", "1"])
+    arguments = ["replay", str(kitti_folder), "--out", str(tmp_path / "out"), "--iterations", "1"]
+    if isinstance(error, DeviceError):
+        assert main(arguments) == 2
+    else:
+        with pytest.raises(RuntimeError, match="a fault"):
+            main(arguments)
+    assert len(calls) == 3
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is False
     assert len(read_trajectory(tmp_path / "out" / "trajectory_tum.txt")) == 2
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.data.source import Source
-from dualrefine_ros.errors import DataError, DualRefineError
+from dualrefine_ros.errors import DataError, InputError
 from dualrefine_ros.evaluation.background import read_ahead
 from dualrefine_ros.frame import Estimate, Frame, Status
 from dualrefine_ros.geometry.trajectory import Trajectory
@@ -145,7 +145,7 @@ def replay(
         start = time.perf_counter()
         try:
             estimate = odometry.process(frame)
-        except DualRefineError as error:
+        except InputError as error:
             log.warning("Frame %d skipped: %s", number, error)
             continue
         step = Step(number, frame, estimate, time.perf_counter() - start)

@@ -45,7 +45,7 @@ def _plot_engine(path: Path, engine_log: EngineLog, title: str) -> None:
     figure = new_figure(f"Engine: {title}", width=9.0, height=7.5)
     grid = figure.add_gridspec(2, 1)
     time_axes = new_axes(figure, grid[0], "frames replayed", "time of the stages [ms]")
-    stages = list(engine_log.stages[-1])
+    stages = list(dict.fromkeys(stage for row in engine_log.stages for stage in row))
     milliseconds = 1e3 * np.array([[row.get(stage, 0.0) for row in engine_log.stages] for stage in stages])
     frames = np.arange(len(engine_log.stages))
     if stages:

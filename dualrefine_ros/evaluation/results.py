@@ -1,6 +1,6 @@
 """The folder a replay leaves behind, written frame by frame and closed at any time.
 
-frames.csv            a line a frame: stamp, status, pose, update norms, milliseconds of each stage
+frames.csv            a line a frame: stamp, status and its cause, pose, scale, update norms, milliseconds
 trajectory_tum.txt    stamp, position, quaternion
 trajectory_kitti.txt  3x4 poses, with frame numbers where these are not 0, 1, 2, ...
 ground_truth_tum.txt  where the recording has it
@@ -37,6 +37,7 @@ from dualrefine_ros.geometry.trajectory import Trajectory, write_kitti, write_tu
 FRAMES_CSV = "frames.csv"
 PICTURES = ("trajectory.png", "error_over_length.png", "scale_drift.png", "engine.png")
 FILES = (SUMMARY, "trajectory_tum.txt", "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
+STAGES = ("preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess")  # of the engine
 POSE_COLUMNS = ("tx", "ty", "tz", "qx", "qy", "qz", "qw")
 DEPTH_FORMATS = ("png", "npz")
 REPORTED_ALIGNMENTS = (Alignment.NONE, Alignment.RIGID, Alignment.SCALE, Alignment.SIMILARITY)
@@ -61,24 +62,20 @@ class ResultsFolder:
         self.folder = folder
         self.poses = PoseRecorder()
         self.engine_log = EngineLog()
-        self._iterations = iterations
         self._depth_formats = depth_formats
         _clear(folder)
-        self._csv_file = open(folder / FRAMES_CSV, "w", newline="", encoding="ascii")  # noqa: SIM115
+        self._csv_file = open(folder / FRAMES_CSV, "w", newline="", encoding="utf-8")  # noqa: SIM115
+        self._csv = csv.DictWriter(self._csv_file, _columns(iterations), restval="", extrasaction="ignore")
+        self._csv.writeheader()
         if depth_formats:
             (folder / "depth").mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
         self._write = WriteBehind()
-        self._csv: csv.DictWriter[str] | None = None
 
     def __call__(self, step: Step) -> None:
         self.poses(step)
         self.engine_log(step)
-        row = _csv_row(step)
-        if self._csv is None:
-            self._csv = csv.DictWriter(self._csv_file, self._columns(step), restval="", extrasaction="ignore")
-            self._csv.writeheader()
-        self._csv.writerow(row)
+        self._csv.writerow(_csv_row(step))
         self._csv_file.flush()  # a killed replay leaves its lines
         depth_path = self.folder / "depth" / f"{step.number:010d}"
         if "png" in self._depth_formats:
@@ -116,7 +113,7 @@ class ResultsFolder:
             "complete": complete,
             "frames": len(trajectory),
             "frames_unreadable": source.skipped,
-            "frames_degraded": self.engine_log.statuses.count(Status.DEGRADED),
+            "frames_by_status": {s.value: n for s in Status if (n := self.engine_log.statuses.count(s))},
             "path_length": float(trajectory.distances()[-1]),  # in the estimate's own scale
             "frames_per_second": speed,
             "frames_per_second_engine": engine_speed,
@@ -126,10 +123,6 @@ class ResultsFolder:
         text = json.dumps(summary, indent=2, allow_nan=False)
         (self.folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
         return summary
-
-    def _columns(self, step: Step) -> list[str]:
-        norms = [f"update_norm_{i + 1}" for i in range(self._iterations)]
-        return ["frame", "stamp", "status", *POSE_COLUMNS, *norms, *_milliseconds(step), "total_ms"]
 
 
 def compare(trajectory: Trajectory, ground_truth: Trajectory | None) -> tuple[dict[str, OdometryResult], str]:
@@ -157,27 +150,38 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _columns(iterations: int) -> list[str]:
+    norms = [f"update_norm_{i + 1}" for i in range(iterations)]
+    times = [f"{stage}_ms" for stage in STAGES]
+    return [
+        "frame",
+        "stamp",
+        "status",
+        *POSE_COLUMNS,
+        "scale",
+        "scale_confidence",
+        *norms,
+        *times,
+        "total_ms",
+        "cause",
+    ]
+
+
 def _csv_row(step: Step) -> dict[str, object]:
     estimate = step.estimate
     seconds, nanoseconds = divmod(estimate.stamp_ns, NANOSECONDS)
-    pose = np.concatenate(
-        [estimate.T_world_cam[:3, 3], quaternion_from_rotation(estimate.T_world_cam[:3, :3])]
-    )
-    norms = {
-        f"update_norm_{i + 1}": f"{norm:.6e}"
-        for i, norm in enumerate(estimate.pose_update_norms)
-        if np.isfinite(norm)
-    }
+    R, t = estimate.T_world_cam[:3, :3], estimate.T_world_cam[:3, 3]
+    pose = zip(POSE_COLUMNS, [*t, *quaternion_from_rotation(R)], strict=True)
+    ran = [(i, norm) for i, norm in enumerate(estimate.pose_update_norms) if np.isfinite(norm)]
     return {
         "frame": step.number,
         "stamp": f"{seconds}.{nanoseconds:09d}",
         "status": estimate.status.value,
-        **{name: f"{value:.9f}" for name, value in zip(POSE_COLUMNS, pose, strict=True)},
-        **norms,
-        **{name: f"{value:.3f}" for name, value in _milliseconds(step).items()},
-        "total_ms": f"{step.seconds * 1e3:.3f}",
+        **{name: f"{value:.9f}" for name, value in pose},
+        "scale": f"{estimate.scale:.6g}",
+        "scale_confidence": f"{estimate.scale_confidence:.3f}",
+        **{f"update_norm_{i + 1}": f"{norm:.6e}" for i, norm in ran},
+        **{f"{stage}_ms": f"{1e3 * seconds:.3f}" for stage, seconds in estimate.timings.items()},
+        "total_ms": f"{1e3 * step.seconds:.3f}",
+        "cause": estimate.cause,
     }
-
-
-def _milliseconds(step: Step) -> dict[str, float]:
-    return {f"{stage}_ms": seconds * 1e3 for stage, seconds in step.estimate.timings.items()}

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source, **{name: getattr(args, name) for name in SOURCE_OPTIONS})
     indices = select(source, args.start, args.end, args.every)
     model, weights = _load(args.checkpoint)
-    odometry = VisualOdometry(model, OdometryConfig(args.iterations, args.device, args.precision))
+    config = OdometryConfig(args.iterations, args.device, args.precision)
+    # the gap that parts two drives is counted in the frames that are taken
+    odometry = VisualOdometry(model, replace(config, max_gap=config.max_gap * args.every))
 
     complete = False
     with ExitStack() as stack:
@@ -161,9 +163,8 @@ def _report(summary: dict[str, Any], folder: Path) -> str:
     lines = [f"frames: {summary['frames']} ({summary['weights']}), results in {folder}"]
     if not summary["complete"]:
         lines[0] += ", complete up to the last frame done"
-    if summary["frames_unreadable"] or summary["frames_degraded"]:
-        counts = "frames that could not be read: {frames_unreadable}, degraded: {frames_degraded}"
-        lines.append(counts.format(**summary))
+    counts = {**summary["frames_by_status"], "unreadable": summary["frames_unreadable"]}
+    lines.append(", ".join(f"{count} {name}" for name, count in counts.items() if count))
     if summary["frames_per_second"]:
         speeds = "{frames_per_second:.2f} frames/s, the engine alone {frames_per_second_engine:.2f} frames/s"
         lines.append(speeds.format(**summary))
