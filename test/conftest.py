@@ -8,6 +8,9 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["OMP_NUM_THREADS"] = "2"
 os.environ["MPLBACKEND"] = "Agg"
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
 
@@ -18,3 +21,65 @@ settings.load_profile("dualrefine_ros")
 @pytest.fixture(scope="session", autouse=True)
 def _ros_logs(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
+
+
+# What the tests of the node share; imported where it is used, for most tests need no ROS.
+if TYPE_CHECKING:
+    from node_harness import ObedientEngine, Robot
+
+    from dualrefine_ros.ros.node import VoNode
+
+
+@pytest.fixture(scope="module")
+def ros() -> Iterator[None]:
+    import rclpy
+
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def engine() -> Iterator["ObedientEngine"]:
+    from node_harness import ObedientEngine
+
+    engine = ObedientEngine()
+    yield engine
+    engine.go.set()
+
+
+@pytest.fixture
+def robot(ros: None) -> Iterator["Robot"]:
+    from node_harness import Robot
+
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture
+def make_node(engine: "ObedientEngine", robot: "Robot") -> Iterator[Callable[..., "VoNode"]]:
+    """Starts a node with these parameters (``scale__mode`` for ``scale.mode``) in the robot's executor."""
+    from rclpy.parameter import Parameter
+
+    from dualrefine_ros.ros.node import VoNode, start
+
+    nodes: list[VoNode] = []
+
+    def make_node(**parameters: object) -> VoNode:
+        given = {"assume_optical_at_base": True, **parameters}
+        overrides = [Parameter(name.replace("__", "."), value=value) for name, value in given.items()]
+        node = VoNode(lambda _: engine, parameter_overrides=overrides)
+        nodes.append(node)
+        robot.executor.add_node(node)
+        if node.config.autostart:
+            start(node)
+            robot.wait_for_node()
+        return node
+
+    yield make_node
+    engine.go.set()
+    for node in nodes:
+        robot.executor.remove_node(node)
+        node.close()
+        node.destroy_node()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from nav_msgs.msg import Odometry, Path
 from rclpy.executors import SingleThreadedExecutor
@@ -17,10 +19,13 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from dualrefine_ros.frame import Estimate, Frame, Status
+from dualrefine_ros.odometry import OdometryConfig
 from dualrefine_ros.ros.conversions import bytes_field, stamp_from_ns
 
 WIDTH, HEIGHT = 64, 48
 FOCAL_LENGTH = 50.0
+SECOND = 10**9
 PATIENCE = 60.0  # seconds until a test gives up; nothing is asserted about time
 # The camera sits 0.3 m ahead of the base and 1.2 m above it, and looks along the base's x axis.
 CAMERA_ON_BASE = Transform(
@@ -53,7 +58,6 @@ class Robot:
         self.node = Node("robot", namespace=namespace)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
-        reliable = QoSProfile(depth=20)
         latched = QoSProfile(depth=20, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         camera = QoSProfile(depth=20, reliability=reliability)
         self.images = self.node.create_publisher(Image, "image", camera)
@@ -65,9 +69,23 @@ class Robot:
             ("path", Path),
             ("depth/image", Image),
             ("depth/camera_info", CameraInfo),
+            ("status", DiagnosticStatus),
             ("/tf", TFMessage),
         ):
-            self.node.create_subscription(kind, topic, self.heard[topic].append, reliable)
+            self.listen(topic, kind)
+
+    def listen(self, topic: str, kind: type) -> None:
+        """Keep what is said on one more topic."""
+        self.node.create_subscription(kind, topic, self.heard[topic].append, QoSProfile(depth=20))
+
+    def call(self, name: str, kind: type, **fields: object) -> Any:
+        """The answer of a service."""
+        client = self.node.create_client(kind, name)
+        self.wait(client.service_is_ready, f"the service {name}")
+        future = client.call_async(kind.Request(**fields))
+        self.wait(future.done, f"an answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
 
     def close(self) -> None:
         self.executor.shutdown()
@@ -142,3 +160,71 @@ class Robot:
 
     def odometry_stamps(self) -> list[int]:
         return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in self.heard["odometry"]]
+
+
+class ObedientEngine:
+    """Moves by one step (a metre ahead) with each frame; can be held, and made to fail on a stamp."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.config = OdometryConfig()
+        self.resets = self.releases = 0
+        self.poses_set: list[tuple[np.ndarray, np.ndarray]] = []
+        self.speeds: list[tuple[int, float]] = []
+        self.covariance: np.ndarray | None = np.eye(6) * 1e-4
+        self.T_start = np.eye(4)
+        self.go = threading.Event()
+        self.go.set()
+        self.seen: list[int] = []  # stamps, in the order of arrival
+        self.iterations_seen: list[int] = []
+        self.failures: dict[int, Exception] = {}
+        self.status = Status.TRACKING
+        self.T_step = np.eye(4)
+        self.T_step[2, 3] = 1.0
+        self._frames = 0
+
+    def process(self, frame: Frame) -> Estimate:
+        self.seen.append(frame.stamp_ns)
+        self.iterations_seen.append(self.config.iterations)
+        assert self.go.wait(60)
+        if frame.stamp_ns in self.failures:
+            raise self.failures[frame.stamp_ns]
+        T_world_cam = self.T_start @ np.linalg.matrix_power(self.T_step, self._frames)
+        self._frames += 1
+        self.frame = frame
+        return Estimate(
+            frame.stamp_ns,
+            self.status,
+            np.full(frame.image.shape[:2], 2.0, np.float32),
+            T_world_cam,
+            confidence=np.full(frame.image.shape[:2], 0.5, np.float32),
+            cause="As told." if self.status in (Status.LOST, Status.DEGRADED) else "",
+            covariance=self.covariance,
+            pose_covariance=np.eye(6) * 1e-2,
+            timings={"encode": 0.002},
+        )
+
+    def reset(self) -> None:
+        self._frames = 0
+        self.T_start = np.eye(4)
+        self.resets += 1
+
+    def new_pair(self) -> None:
+        pass
+
+    def release(self) -> None:
+        self.releases += 1
+
+    def set_pose(self, T_world_cam: np.ndarray, covariance: np.ndarray | None = None) -> None:
+        self.poses_set.append((T_world_cam, covariance))
+        self.T_start, self._frames = T_world_cam, 1
+
+    def set_extrinsics(self, T_base_cam: np.ndarray) -> None:
+        self.T_base_cam = T_base_cam
+
+    def add_speed(self, stamp_ns: int, metres_per_second: float) -> None:
+        self.speeds.append((stamp_ns, metres_per_second))
+
+    def reconfigure(self, config: OdometryConfig) -> None:
+        self.config = config

@@ -20,11 +20,9 @@ from std_msgs.msg import Header
 from dualrefine_ros.errors import DualRefineError, InputError, MessageError
 from dualrefine_ros.frame import Estimate, Intrinsics, Status
 from dualrefine_ros.ros.base_odometry import T_BASE_OPTICAL, BaseOdometry, se3_log
+from dualrefine_ros.ros.camera import Camera, calibration_of
 from dualrefine_ros.ros.conversions import (
     camera_info_message,
-    depth_image,
-    frame_from_messages,
-    intrinsics_from_camera_info,
     matrix_from_pose,
     matrix_from_transform,
     pose_message,
@@ -35,6 +33,7 @@ from dualrefine_ros.ros.conversions import (
     transform_message,
     twist_message,
 )
+from dualrefine_ros.ros.depth_messages import depth_image
 
 CHANNELS = {"rgb8": "rgb", "bgr8": "bgr", "rgba8": "rgba", "bgra8": "bgra", "mono8": "y"}
 finite = st.floats(-100, 100)
@@ -168,17 +167,17 @@ def test_without_cv_bridge_the_error_names_the_encoding(monkeypatch: pytest.Monk
 
 def test_a_rectified_topic_uses_p_else_k() -> None:
     info = camera_info(fx=100.0)
-    unrectified = intrinsics_from_camera_info(info)
+    unrectified = calibration_of(info, rectified=True).rectified
     assert (unrectified.fx, unrectified.fy, unrectified.cx, unrectified.cy) == (100.0, 101.0, 1.5, 1.0)
     info.p = [90.0, 0.0, 1.25, -7.0, 0.0, 91.0, 0.75, 0.0, 0.0, 0.0, 1.0, 0.0]
-    rectified = intrinsics_from_camera_info(info)
+    rectified = calibration_of(info, rectified=True).rectified
     assert (rectified.fx, rectified.fy, rectified.cx, rectified.cy) == (90.0, 91.0, 1.25, 0.75)
     assert (rectified.width, rectified.height) == (4, 3)
 
 
 def test_an_uncalibrated_camera_is_refused() -> None:
     with pytest.raises(MessageError, match="not calibrated"):
-        intrinsics_from_camera_info(CameraInfo(width=4, height=3))
+        calibration_of(CameraInfo(width=4, height=3), rectified=True)
 
 
 @given(
@@ -192,7 +191,7 @@ def test_any_calibration_is_usable_or_refused(k, p, width, height) -> None:
     info = CameraInfo(width=width, height=height)
     info.k, info.p = k, p
     try:
-        intrinsics = intrinsics_from_camera_info(info)
+        intrinsics = calibration_of(info, rectified=True).rectified
     except MessageError:
         return
     assert np.isfinite(intrinsics.matrix).all()
@@ -202,11 +201,11 @@ def test_any_calibration_is_usable_or_refused(k, p, width, height) -> None:
 def test_a_frame_takes_the_image_stamp_and_needs_its_calibration() -> None:
     header = Header(stamp=Time(sec=12, nanosec=345678901), frame_id="camera")
     message = image_message("rgb8", 3, 4, 12, bytes(range(36)), header=header)
-    frame = frame_from_messages(message, camera_info())
+    frame = Camera(rectified=True).frame(message, camera_info())
     assert frame.stamp_ns == 12_345_678_901
     assert frame.image[0, 1].tolist() == [3, 4, 5]
     with pytest.raises(InputError, match="4x3"):
-        frame_from_messages(message, camera_info(width=8))
+        Camera(rectified=True).frame(message, camera_info(width=8))
 
 
 def test_a_frame_survives_the_round_trip_through_messages() -> None:
@@ -217,7 +216,7 @@ def test_a_frame_survives_the_round_trip_through_messages() -> None:
     assert info.header == image.header == header
     assert info.p.tolist() == [701.25, 0, 2.125, 0, 0, 702.5, 1.0625, 0, 0, 0, 1, 0]
     assert info.k.tolist() == [701.25, 0, 2.125, 0, 702.5, 1.0625, 0, 0, 1]
-    frame = frame_from_messages(image, info)
+    frame = Camera(rectified=True).frame(image, info)
     np.testing.assert_array_equal(frame.image, rgb)
     assert (frame.intrinsics, frame.stamp_ns) == (intrinsics, 1_999_999_999)
 

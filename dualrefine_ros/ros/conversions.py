@@ -16,8 +16,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from dualrefine_ros.data.image_encoding import SUPPORTED_ENCODINGS, RgbImage, decode_image
-from dualrefine_ros.errors import InputError, MessageError
-from dualrefine_ros.frame import NANOSECONDS, Frame, Intrinsics
+from dualrefine_ros.errors import MessageError
+from dualrefine_ros.frame import NANOSECONDS, Intrinsics
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation, rotation_from_quaternion
 
 Matrix = npt.NDArray[np.float64]
@@ -32,20 +32,6 @@ def stamp_from_ns(nanoseconds: int) -> Time:
     """The inverse of :func:`stamp_to_ns`."""
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
     return Time(sec=seconds, nanosec=rest)
-
-
-def frame_from_messages(image: Image, camera_info: CameraInfo) -> Frame:
-    """One frame, stamped as the image.
-
-    Raises:
-        MessageError: a message is unusable.
-        InputError: image and calibration differ in size.
-    """
-    return Frame(
-        stamp_ns=stamp_to_ns(image.header.stamp),
-        image=rgb_from_image(image),
-        intrinsics=intrinsics_from_camera_info(camera_info),
-    )
 
 
 def rgb_from_image(message: Image) -> RgbImage:
@@ -86,26 +72,6 @@ def _rgb_by_cv_bridge(message: Image) -> RgbImage:
     return rgb
 
 
-def intrinsics_from_camera_info(message: CameraInfo) -> Intrinsics:
-    """The pinhole camera of a rectified image: ``P`` where it is set, else ``K``.
-
-    Raises:
-        MessageError: the camera is not calibrated (both are zero), or a number makes no sense.
-    """
-    P = np.asarray(message.p, np.float64).reshape(3, 4)
-    K = np.asarray(message.k, np.float64).reshape(3, 3)
-    matrix = P if P[0, 0] != 0 else K
-    if matrix[0, 0] == 0:
-        raise MessageError(
-            "camera_info says that the camera is not calibrated (its K and P are zero): calibrate it, "
-            "for example with the package camera_calibration."
-        )
-    try:
-        return Intrinsics.from_matrix(matrix, message.width, message.height)
-    except InputError as error:
-        raise MessageError(f"camera_info cannot be used. {error}") from error
-
-
 def rgb_image(rgb: RgbImage, header: Header) -> Image:
     """An RGB picture (H, W, 3) as a message; :func:`rgb_from_image` reads it back."""
     height, width = rgb.shape[:2]
@@ -121,7 +87,7 @@ def rgb_image(rgb: RgbImage, header: Header) -> Image:
 
 
 def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
-    """The calibration of a rectified image; :func:`intrinsics_from_camera_info` reads it back."""
+    """The calibration of a rectified image."""
     K = intrinsics.matrix
     return CameraInfo(
         header=header,
@@ -132,21 +98,6 @@ def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
         k=K.ravel(),
         r=np.eye(3).ravel(),
         p=np.hstack([K, np.zeros((3, 1))]).ravel(),
-    )
-
-
-def depth_image(depth: npt.NDArray[np.float32], header: Header) -> Image:
-    """A depth map (H, W) in metres as REP-118 wants it: 32FC1, NaN where there is no value."""
-    height, width = depth.shape
-    values = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype("<f4")
-    return Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding="32FC1",
-        is_bigendian=0,
-        step=4 * width,
-        data=bytes_field(values),
     )
 
 

@@ -1,4 +1,4 @@
-"""The node's ears: image and calibration topics, received as reliably as their publishers allow."""
+"""The node's ears: a subscription that is received as reliably as its publisher allows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 DEPTH = 5  # messages waiting for the executor
@@ -33,18 +35,62 @@ class Input:
     ) -> None:
         self._node = node
         self._arguments = (message_type, topic, callback)
+        self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
+        self._qos = qos
         self._reliability = POLICIES.get(qos, ReliabilityPolicy.RELIABLE)
         self._subscription = self._subscribe()
+        self._timer = None
         if qos == "auto":
             # Steady: the publishers are there or not, whatever a simulated clock says
-            node.create_timer(LOOK_PERIOD, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            self._timer = node.create_timer(
+                LOOK_PERIOD, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            )
+
+    @property
+    def topic(self) -> str:
+        """The full name, after remapping."""
+        return self._subscription.topic_name
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+        self._node.destroy_subscription(self._subscription)
+
+    def why_silent(self) -> str:
+        """The likely cause of hearing nothing, as the end of a sentence."""
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if not publishers:
+            return "nobody publishes there: start the camera driver, or remap the topic"
+        kinds = {publisher.topic_type for publisher in publishers}
+        if self._type_name not in kinds:
+            return (
+                f"what is published there is {', '.join(sorted(kinds))} and not {self._type_name}: "
+                "set image_transport, or remap the topic"
+            )
+        offered = {publisher.qos_profile.reliability for publisher in publishers}
+        if self._reliability is ReliabilityPolicy.RELIABLE and offered == {ReliabilityPolicy.BEST_EFFORT}:
+            return (
+                f"its publisher is best-effort and image_qos is {self._qos}: they never match, "
+                "set image_qos to auto or sensor_data"
+            )
+        return f"its publisher ({publishers[0].node_name}) is there but sends nothing that arrives"
 
     def _subscribe(self) -> Subscription:
-        profile = QoSProfile(depth=DEPTH, reliability=self._reliability)
-        return self._node.create_subscription(*self._arguments, profile)
+        return self._node.create_subscription(
+            *self._arguments,
+            QoSProfile(depth=DEPTH, reliability=self._reliability),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+            # Reliability is the parameter image_qos: an override of ROS's could not follow the publisher
+            qos_overriding_options=QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)),
+        )
+
+    def _on_incompatible_qos(self, _: Any) -> None:
+        if self._qos != "auto":  # which is about to follow
+            self._node.get_logger().warning(f"Nothing is received on {self.topic}: {self.why_silent()}.")
 
     def _follow(self) -> None:
-        publishers = self._node.get_publishers_info_by_topic(self._subscription.topic_name)
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
         offered = {publisher.qos_profile.reliability for publisher in publishers}
         best_effort = ReliabilityPolicy.BEST_EFFORT in offered
         fitting = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
@@ -54,6 +100,5 @@ class Input:
         self._node.destroy_subscription(self._subscription)
         self._subscription = self._subscribe()
         self._node.get_logger().info(
-            f"Receiving {self._subscription.topic_name} as {fitting.name.lower().replace('_', ' ')}, "
-            "like its publisher."
+            f"Receiving {self.topic} as {fitting.name.lower().replace('_', ' ')}, like its publisher."
         )

@@ -1,7 +1,8 @@
 """``vo_node``: images and their calibration in; depth, odometry, path and TF out.
 
-The node decides *when* (the newest image, once calibration and extrinsics are known), the engine *what*.
-Images are worked on in a thread of their own, so the executor always has time for everything else.
+A lifecycle node: configured it has its network and publishers, active it listens and answers. The node
+decides *when* (the newest image, once calibration and extrinsics are known), the engine *what*. Images are
+worked on in a thread of their own, so the executor always has time for everything else.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CameraInfo, Image
 
-from dualrefine_ros.errors import ConfigError, DualRefineError, InputError
-from dualrefine_ros.frame import NANOSECONDS, Status
-from dualrefine_ros.ros.base_odometry import BaseOdometry
+from dualrefine_ros.errors import ConfigError, DualRefineError
+from dualrefine_ros.ros.camera import Camera
 from dualrefine_ros.ros.config import NodeConfig
-from dualrefine_ros.ros.conversions import frame_from_messages
-from dualrefine_ros.ros.engine import Engine, load_engine
-from dualrefine_ros.ros.extrinsics import Extrinsics, MissingTransform
-from dualrefine_ros.ros.inputs import Input
+from dualrefine_ros.ros.diagnostics import Diagnostics
+from dualrefine_ros.ros.engine import Engine, engine_config, load_engine
+from dualrefine_ros.ros.extrinsics import Extrinsics
+from dualrefine_ros.ros.intake import Intake, Pair
 from dualrefine_ros.ros.outputs import Outputs
 from dualrefine_ros.ros.parameters import changed, declare
+from dualrefine_ros.ros.services import Services
+from dualrefine_ros.ros.speed import SpeedInput
+from dualrefine_ros.ros.statistics import Statistics
+from dualrefine_ros.ros.tracker import Tracker
 from dualrefine_ros.ros.worker import Worker
 
 SIGNAL_PERIOD = 0.2  # seconds until a signal is noticed
-WARNING_PERIOD = 5.0  # seconds between two warnings about the same thing
 EXIT_CRASH, EXIT_CONFIG = 1, 2
 
 
-class VoNode(Node):
-    """Visual odometry as a ROS 2 node.
+class VoNode(LifecycleNode):
+    """Visual odometry as a ROS 2 lifecycle node.
 
     Args:
         make_engine: from the parameters; raises a DualRefineError where they cannot be met.
@@ -52,113 +54,149 @@ class VoNode(Node):
         super().__init__("vo_node", **options)
         self.config = declare(self, NodeConfig)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._outputs = Outputs(self, self.config)
-        self._extrinsics = Extrinsics(self, self.config)
-        self._engine = make_engine(self.config)
-        self._say_what_runs()
+        self.statistics = Statistics()
+        self.failure: str | None = None  # why configuring failed
+        self.crash: BaseException | None = None  # a defect; the process ends with it
+        self._make_engine = make_engine
+        # while configured
+        self.engine: Engine | None = None
+        self.tracker: Tracker | None = None
+        self._resources: list[Any] = []  # that are closed, last one first
+        self._diagnostics: Diagnostics | None = None
+        # while active
+        self.intake: Intake | None = None
+        self.worker: Worker[Pair] | None = None
+        self._paused = False
 
-        self._base_odometry = BaseOdometry()
-        self._last_stamp_ns: int | None = None
-        self.processed = 0
-        self.refused = 0
+    @property
+    def error(self) -> BaseException | None:
+        """A defect that ended the work."""
+        return self.crash or (self.worker.error if self.worker else None)
 
-        self._camera_info: CameraInfo | None = None
-        self._uncalibrated_image: Image | None = None
-        self.worker: Worker[tuple[Image, CameraInfo]] = Worker(lambda pair: self._process(*pair))
-        qos = self.config.image_qos
-        self._inputs = (
-            Input(self, CameraInfo, self.config.camera_info_topic, self._on_camera_info, qos),
-            Input(self, Image, self.config.image_topic, self._on_image, qos),
-        )
+    @property
+    def paused(self) -> bool:
+        """Whether images are skipped."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._paused = value
+        if self.intake is not None:
+            self.intake.paused = value
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network, open the publishers and services."""
+        return self._transition(self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen and answer."""
+        return self._transition(self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Finish the image in hand, listen no more, give the device's memory back; the pose stays."""
+        return self._transition(self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the network and everything else."""
+        return self._transition(self.close)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As cleanup, from any state."""
+        return self._transition(self.close)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Only a defect leads here: the process ends."""
+        return TransitionCallbackReturn.FAILURE
 
     def close(self) -> None:
-        """Finish the image in hand and take no other."""
-        self.worker.close()
-        self.get_logger().info(
-            f"{self.processed} images answered, {self.worker.mailbox.dropped} dropped for newer ones, "
-            f"{self.refused} refused."
+        """Deactivate if need be, and release everything."""
+        if self.intake is not None:
+            self._deactivate()
+        while self._resources:
+            self._resources.pop().close()
+        if self.engine is not None:
+            self.engine.release()
+            self.get_logger().info(self.statistics.summary())
+        self.engine = self.tracker = self._diagnostics = None
+
+    def _transition(self, change: Callable[[], None]) -> TransitionCallbackReturn:
+        """Run a change of state; rclpy itself would swallow what it raises."""
+        try:
+            change()
+        except (DualRefineError, NameValidationException) as error:
+            self.failure = " ".join(str(error).split())
+            self.get_logger().error(f"{change.__name__.strip('_').capitalize()} failed. {self.failure}")
+            self.close()
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self.crash = error
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        config = self.config
+        self.statistics = Statistics()
+        extrinsics = self._keep(Extrinsics(self, config))
+        outputs = self._keep(Outputs(self, config, extrinsics.buffer))
+        self.engine = self._make_engine(config)
+        self._say_what_runs()
+        topic = self.resolve_topic_name(config.image_topic)
+        rectified = "rect" in topic if config.rectify == "auto" else config.rectify == "never"
+        self.tracker = Tracker(
+            self, lambda: self.config, self.engine, Camera(rectified), extrinsics, outputs, self.statistics
         )
+        if config.scale_mode == "external":
+            self._keep(SpeedInput(self, config.scale_topic, config.scale_topic_type, self.engine.add_speed))
+        self._keep(Services(self))
+        self._diagnostics = self._keep(Diagnostics(self))
+
+    def _activate(self) -> None:
+        assert self.tracker is not None
+        assert self._diagnostics is not None
+        tracker = self.tracker
+        self.worker = Worker(lambda pair: tracker.process(*pair))
+        self.intake = Intake(self, lambda: self.config, self.worker.mailbox, self.statistics)
+        self.intake.paused = self._paused
+        self._diagnostics.activated()
+
+    def _deactivate(self) -> None:
+        assert self.engine is not None
+        assert self.intake is not None
+        assert self.worker is not None
+        self.intake.close()
+        if self.worker.close():
+            self.statistics.count("dropped")
+        self.crash = self.crash or self.worker.error
+        self.engine.release()
+        self.intake = self.worker = None
+
+    def _keep(self, resource: Any) -> Any:
+        self._resources.append(resource)
+        return resource
 
     def _say_what_runs(self) -> None:
+        assert self.engine is not None
         if not self.config.checkpoint:
             self.get_logger().warning(
                 f"No checkpoint is given: the network '{self.config.random_network}' runs with RANDOM "
                 "WEIGHTS. Its depth and odometry mean nothing; set the parameter checkpoint."
             )
         self.get_logger().info(
-            f"Running {self.config.checkpoint or 'random weights'} on {self._engine.device}, "
+            f"Running {self.config.checkpoint or 'random weights'} on {self.engine.device}, "
             f"{self.config.iterations} iterations."
         )
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            self.config = changed(self.config, parameters)
+            config = changed(self.config, parameters)
+            if config != self.config and self.engine is not None:
+                engine_config(config)  # refuses what contradicts itself
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        self.config = config
         return SetParametersResult(successful=True)
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-        if self._uncalibrated_image is not None:
-            self.worker.mailbox.put((self._uncalibrated_image, message))
-            self._uncalibrated_image = None
-
-    def _on_image(self, message: Image) -> None:
-        if self._camera_info is not None:
-            self.worker.mailbox.put((message, self._camera_info))
-            return
-        # The two topics have no common order: the first calibration may come after its image
-        if self._uncalibrated_image is not None:
-            topic = self.resolve_topic_name(self.config.camera_info_topic)
-            self.get_logger().warning(
-                f"Images arrive, but no calibration on {topic}: nothing is published until it comes.",
-                throttle_duration_sec=WARNING_PERIOD,
-            )
-        self._uncalibrated_image = message
-
-    def _process(self, image: Image, camera_info: CameraInfo) -> None:
-        """Answer one image; in the worker's thread."""
-        try:
-            T_base_cam = self._extrinsics.lookup(image.header)
-            frame = frame_from_messages(image, camera_info)
-            self._expect_later(frame.stamp_ns)
-            self._engine.iterations = self.config.iterations
-            estimate = self._engine.process(frame)
-        except MissingTransform as error:
-            self.get_logger().warning(str(error), throttle_duration_sec=WARNING_PERIOD)
-            return
-        except DualRefineError as error:
-            self.refused += 1
-            self.get_logger().warning(f"An image is refused. {error}", throttle_duration_sec=WARNING_PERIOD)
-            return
-        if estimate.status is Status.DEGRADED:
-            self.get_logger().warning(
-                "Refining an image failed half-way; its last finite depth and motion are published.",
-                throttle_duration_sec=WARNING_PERIOD,
-            )
-        self._last_stamp_ns = frame.stamp_ns
-        motion = self._base_odometry.update(estimate, T_base_cam)
-        self._outputs.publish(image.header, camera_info, estimate, motion)
-        self.processed += 1
-
-    def _expect_later(self, stamp_ns: int) -> None:
-        """Odometry cannot run backwards: it begins anew where the stamps do (a bag that is replayed).
-
-        Raises:
-            InputError: the stamp is that of the image before.
-        """
-        if self._last_stamp_ns is None or stamp_ns > self._last_stamp_ns:
-            return
-        if stamp_ns == self._last_stamp_ns:
-            raise InputError(f"It is stamped {stamp_ns / NANOSECONDS:.9f} s, as the one before.")
-        self.get_logger().warning(
-            f"The stamps jump back by {(self._last_stamp_ns - stamp_ns) / NANOSECONDS:.3f} s: "
-            f"odometry begins anew at the origin of {self.config.odom_frame}."
-        )
-        self._engine.reset()
-        self._base_odometry = BaseOdometry()
-        self._outputs.forget_path()
-        self._last_stamp_ns = None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -171,7 +209,10 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     try:
         _init(args)
-        return spin(VoNode())
+        node = VoNode()
+        if node.config.autostart:
+            start(node)
+        return spin(node)
     except (DualRefineError, NameValidationException) as error:
         get_logger("vo_node").fatal(" ".join(str(error).split()))
         return EXIT_CONFIG
@@ -186,23 +227,35 @@ def _init(args: Sequence[str] | None) -> None:
         raise ConfigError(f"The ROS arguments cannot be used: {error}") from error
 
 
+def start(node: VoNode) -> None:
+    """Configure and activate.
+
+    Raises:
+        ConfigError: it cannot be configured.
+    """
+    for trigger in (node.trigger_configure, node.trigger_activate):
+        if trigger() is TransitionCallbackReturn.FAILURE:
+            raise ConfigError(node.failure or "The node cannot be configured.")
+
+
 def spin(node: VoNode) -> int:
-    """Give the node its executor until SIGINT, SIGTERM or an error in the worker; returns the exit status."""
+    """Give the node its executor until SIGINT, SIGTERM or a defect; returns the exit status."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not stop.is_set() and node.worker.error is None:
+    while not stop.is_set() and node.error is None:
         executor.spin_once(timeout_sec=SIGNAL_PERIOD)
+    error = node.error
     node.close()
-    if node.worker.error is not None:
-        text = "".join(traceback.format_exception(node.worker.error))
+    if error is not None:
+        text = "".join(traceback.format_exception(error))
         node.get_logger().fatal(f"Stopped by an error that should not happen; please report it:\n{text}")
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
-    return EXIT_CRASH if node.worker.error is not None else 0
+    return EXIT_CRASH if error is not None else 0
 
 
 if __name__ == "__main__":

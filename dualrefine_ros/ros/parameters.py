@@ -32,6 +32,7 @@ class _Specification:
     maximum: int | float | None
     choices: tuple[str, ...]
     run_time: bool
+    name: str
 
 
 def parameter(
@@ -42,6 +43,7 @@ def parameter(
     maximum: int | float | None = None,
     choices: Iterable[str] = (),
     run_time: bool = False,
+    name: str = "",
 ) -> Value:
     """A dataclass field that is a ROS parameter.
 
@@ -51,16 +53,22 @@ def parameter(
         minimum, maximum: the range of a number; both or neither.
         choices: every allowed value of a string, where they can be listed.
         run_time: may be changed while the node runs; all others are read-only.
+        name: in ROS, where it is not the field's (``scale.mode``).
     """
-    specification = _Specification(description, minimum, maximum, tuple(choices), run_time)
+    specification = _Specification(description, minimum, maximum, tuple(choices), run_time, name)
     return cast(Value, field(default=default, metadata={"parameter": specification}))
+
+
+def ros_name(item: Field[Any]) -> str:
+    """The name of the parameter that a field declared with :func:`parameter` is."""
+    return item.metadata["parameter"].name or item.name
 
 
 def descriptor(item: Field[Any]) -> ParameterDescriptor:
     """What ``ros2 param describe`` shows of a field declared with :func:`parameter`."""
     specification: _Specification = item.metadata["parameter"]
     message = ParameterDescriptor(
-        name=item.name,
+        name=ros_name(item),
         description=specification.description,
         additional_constraints=(
             f"One of: {', '.join(specification.choices)}." if specification.choices else ""
@@ -89,9 +97,9 @@ def declare(node: Node, config_class: type[Config]) -> Config:
 
 def _declare_field(node: Node, item: Field[Any]) -> Any:
     try:
-        return node.declare_parameter(item.name, item.default, descriptor(item)).value
+        return node.declare_parameter(ros_name(item), item.default, descriptor(item)).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError(f"Parameter '{item.name}' is refused: {error}") from error
+        raise ConfigError(f"Parameter '{ros_name(item)}' is refused: {error}") from error
 
 
 def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
@@ -100,8 +108,8 @@ def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
     Raises:
         ConfigError: a value is not among the choices (ranges and read-only ones ROS itself refuses).
     """
-    names = {item.name for item in fields(cast(Any, config))}
-    values = {p.name: p.value for p in parameters if p.name in names}
+    names = {ros_name(item): item.name for item in fields(cast(Any, config))}
+    values = {names[p.name]: p.value for p in parameters if p.name in names}
     _check_choices(type(config), values)
     return cast(Config, replace(cast(Any, config), **values))
 
@@ -111,5 +119,6 @@ def _check_choices(config_class: type, values: dict[str, Any]) -> None:
         choices = item.metadata["parameter"].choices
         if choices and item.name in values and values[item.name] not in choices:
             raise ConfigError(
-                f"Parameter '{item.name}' must be one of {', '.join(choices)}, not '{values[item.name]}'."
+                f"Parameter '{ros_name(item)}' must be one of {', '.join(choices)}, "
+                f"not '{values[item.name]}'."
             )

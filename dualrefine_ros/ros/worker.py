@@ -16,15 +16,14 @@ class Mailbox(Generic[Item]):
         self._condition = threading.Condition()
         self._item: Item | None = None
         self._closed = False
-        self.dropped = 0  # items that were replaced before they were taken
 
-    def put(self, item: Item) -> None:
-        """Leave an item; never waits."""
+    def put(self, item: Item) -> bool:
+        """Leave an item, never waiting; whether it took the place of another."""
         with self._condition:
-            if self._item is not None:
-                self.dropped += 1
+            replaced = self._item is not None
             self._item = item
             self._condition.notify()
+        return replaced
 
     def take(self) -> Item | None:
         """Wait for an item and take it; None once the mailbox is closed."""
@@ -35,11 +34,12 @@ class Mailbox(Generic[Item]):
             item, self._item = self._item, None
             return item
 
-    def close(self) -> None:
-        """End all waiting, now and later; an item that nobody has taken is lost."""
+    def close(self) -> bool:
+        """End all waiting, now and later; whether an item that nobody has taken is lost."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+            return self._item is not None
 
 
 class Worker(Generic[Item]):
@@ -64,7 +64,8 @@ class Worker(Generic[Item]):
         except Exception as error:
             self.error = error
 
-    def close(self) -> None:
-        """Let the item in hand be finished, take no other, and wait for the thread."""
-        self.mailbox.close()
+    def close(self) -> bool:
+        """Let the item in hand be finished, take no other, and wait; whether one is left over."""
+        left_over = self.mailbox.close()
         self._thread.join()
+        return left_over
