@@ -34,7 +34,7 @@ class ImageGate:
     """
 
     min_contrast: float = 10.0  # gray levels between the darkest and the brightest parts; fewer show nothing
-    blur_ratio: float = 0.15  # of the usual fine detail, below which an image counts as blurred; 0 never
+    blur_ratio: float = 0.25  # of the usual fine detail, below which an image counts as blurred; 0 never
     refuse_frozen: bool = True  # an image equal to the last, bit by bit: no camera does that (simulators do)
 
     def __post_init__(self) -> None:
@@ -49,15 +49,15 @@ class Look:
     Args:
         digest: equal for equal images.
         low, high: gray levels that 1 % of the pixels are below, and above.
-        detail: energy of the fine detail over that of the whole image.
+        detail: energy of the fine detail along rows and columns, over that of the whole image.
         usual_detail: what ``detail`` has been lately.
     """
 
     digest: int
     low: float
     high: float
-    detail: float
-    usual_detail: float
+    detail: tuple[float, float]
+    usual_detail: tuple[float, float]
 
 
 _DETAIL_MEMORY = 0.1  # share of each new image; a lens that stays dirty is the new normal after 20 or so
@@ -68,13 +68,14 @@ def look_at(image: npt.NDArray[np.uint8], last: Look | None) -> Look:
     thin = np.ascontiguousarray(image[::_THINNING, ::_THINNING, 1])
     g = thin.astype(np.float32)
     low, high = np.percentile(thin, (1, 99))
-    detail = float(np.mean(np.diff(g, axis=0) ** 2) + np.mean(np.diff(g, axis=1) ** 2)) / max(
-        float(g.var()), 1.0
-    )
-    usual = detail
-    if last is not None and last.usual_detail > 0 and detail > 0:
-        usual = last.usual_detail ** (1 - _DETAIL_MEMORY) * detail**_DETAIL_MEMORY
-    return Look(zlib.adler32(image.tobytes()), float(low), float(high), detail, usual)
+    along = (np.mean(np.diff(g, axis=axis) ** 2) for axis in (1, 0))
+    u, v = (float((energy + 1e-3) / (g.var() + 1.0)) for energy in along)
+    usual = (u, v)
+    if last is not None:
+        memory = 1 - _DETAIL_MEMORY
+        usual_u, usual_v = last.usual_detail
+        usual = (usual_u**memory * u**_DETAIL_MEMORY, usual_v**memory * v**_DETAIL_MEMORY)
+    return Look(zlib.adler32(image.tobytes()), float(low), float(high), (u, v), usual)
 
 
 def blindness(look: Look, last: Look | None, gate: ImageGate) -> str:
@@ -93,11 +94,12 @@ def blindness(look: Look, last: Look | None, gate: ImageGate) -> str:
 
 def blur(look: Look, gate: ImageGate) -> str:
     """Whether an image lacks the detail its predecessors had; empty where it does not."""
-    if look.detail >= gate.blur_ratio * look.usual_detail:
+    left = min(now / usual for now, usual in zip(look.detail, look.usual_detail, strict=True))
+    if left >= gate.blur_ratio:
         return ""
     return (
-        f"The image is blurred ({100 * look.detail / look.usual_detail:.0f} % of the usual detail): expose "
-        "shorter, move slower, clean the lens."
+        f"The image is blurred ({100 * left:.0f} % of the usual detail): expose shorter, move slower, clean "
+        "the lens."
     )
 
 
@@ -204,6 +206,6 @@ class RateLimiter:
         due = self._due_ns
         if due is not None and due - 2 * period < stamp_ns < due - period // 4:  # stamps jitter
             return False
-        on_time = due is not None and 0 <= stamp_ns - due < period
-        self._due_ns = (due if on_time and due is not None else stamp_ns) + period
+        kept_up = due is not None and abs(stamp_ns - due) < period
+        self._due_ns = (due if kept_up and due is not None else stamp_ns) + period
         return True
