@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -324,6 +325,16 @@ def test_a_camera_that_turns_on_a_base_that_stands_still() -> None:
         T_world_cam = np.linalg.inv(T_BASE_OPTICAL) @ T_base_cam
         motion = odometry.update(estimate(round(angle * 1e9), T_world_cam), T_base_cam)
         np.testing.assert_allclose(motion.T_odom_base, np.eye(4), atol=1e-12)
+
+
+def test_the_velocity_after_a_lost_frame_is_of_all_the_time_since_the_last_good_one() -> None:
+    odometry = BaseOdometry()
+    odometry.update(estimate(0, np.eye(4)), T_BASE_OPTICAL)
+    odometry.update(replace(estimate(100_000_000, np.eye(4)), status=Status.LOST), T_BASE_OPTICAL)
+    T_world_cam = np.eye(4)
+    T_world_cam[2, 3] = 1.0
+    found = odometry.update(estimate(200_000_000, T_world_cam), T_BASE_OPTICAL)
+    np.testing.assert_allclose(found.twist, [5, 0, 0, 0, 0, 0], atol=1e-12)
 
 
 def test_a_twist_message_holds_translation_then_rotation() -> None:

@@ -14,17 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.covariance import moved, pose_message_covariance, twist_covariance
-from dualrefine_ros.frame import NANOSECONDS, Estimate
-from dualrefine_ros.geometry.quaternion import quaternion_from_rotation
+from dualrefine_ros.frame import NANOSECONDS, Estimate, Status
+from dualrefine_ros.geometry.axes import T_BASE_OPTICAL
+from dualrefine_ros.geometry.rigid import inverse, se3_log
 
 Matrix = npt.NDArray[np.float64]
-
-# A camera at the base's origin that looks along its x axis: REP-103's rotation of the optical axes
-# (x right, y down, z forward) into the body's (x forward, y left, z up).
-T_BASE_OPTICAL: Matrix = np.array(
-    [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
-)
-
+__all__ = ["T_BASE_OPTICAL", "BaseMotion", "BaseOdometry", "Matrix", "inverse", "se3_log"]
 
 # Variance, (m/s)^2 and (rad/s)^2, of a velocity nobody has measured: a filter that fuses it learns nothing
 UNKNOWN = 1e3
@@ -65,14 +60,16 @@ class BaseOdometry:
         T_odom_base = self._T_odom_world @ estimate.T_world_cam @ inverse(T_base_cam)
         in_odom = moved(estimate.pose_covariance, self._T_odom_world)
         twist, twist_covariance = self._twist(estimate, T_odom_base, T_base_cam)
-        self._previous = BaseMotion(
+        motion = BaseMotion(
             estimate.stamp_ns,
             T_odom_base,
             twist,
             pose_message_covariance(in_odom, T_odom_base),
             twist_covariance,
         )
-        return self._previous
+        if estimate.status is not Status.LOST:  # the next motion counts from where the camera was last seen
+            self._previous = motion
+        return motion
 
     def placed(self, T_odom_base: Matrix, covariance: Matrix, T_base_cam: Matrix) -> tuple[Matrix, Matrix]:
         """Where the engine's camera is if the base is at this pose at the latest image.
@@ -108,33 +105,3 @@ class BaseOdometry:
         if estimate.covariance is None:
             return xi / dt, unknown
         return xi / dt, twist_covariance(moved(estimate.covariance, T_base_cam), dt)
-
-
-def inverse(T: Matrix) -> Matrix:
-    """The inverse (4, 4) of a rigid motion."""
-    T_inverse = np.eye(4)
-    T_inverse[:3, :3] = T[:3, :3].T
-    T_inverse[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return T_inverse
-
-
-def se3_log(T: Matrix) -> Matrix:
-    """The twist (6,), translation then rotation, whose exponential is the rigid motion T (4, 4).
-
-    The inverse of Murray, Li, Sastry, "A Mathematical Introduction to Robotic Manipulation", eq. 2.36.
-    """
-    x, y, z, w = quaternion_from_rotation(T[:3, :3])
-    sine = np.sqrt(x * x + y * y + z * z)  # of half the angle
-    angle = 2 * np.arctan2(sine, w)
-    rotation = np.array([x, y, z]) * (angle / sine if sine > 0 else 2.0)
-    W = np.array(
-        [
-            [0.0, -rotation[2], rotation[1]],
-            [rotation[2], 0.0, -rotation[0]],
-            [-rotation[1], rotation[0], 0.0],
-        ]
-    )
-    # (1 - (angle / 2) / tan(angle / 2)) / angle^2, and its limit
-    curvature = (1 - angle / 2 * w / sine) / angle**2 if angle > 1e-4 else 1 / 12
-    inverse_V = np.eye(3) - W / 2 + curvature * (W @ W)
-    return np.concatenate([inverse_V @ T[:3, 3], rotation])
