@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_helpers import TINY, batch_of  # noqa: E402
+from training_helpers import TINY, batch_of
 
-from dualrefine_ros.model import random_model  # noqa: E402
-from dualrefine_ros.training.batch import TripletBatch  # noqa: E402
-from dualrefine_ros.training.recipe import Phase, RecipeConfig  # noqa: E402
-from dualrefine_ros.training.reduction import masked_mean  # noqa: E402
-from dualrefine_ros.training.step import training_step  # noqa: E402
+from dualrefine_ros.model import random_model
+from dualrefine_ros.training.batch import TripletBatch
+from dualrefine_ros.training.recipe import Phase, RecipeConfig
+from dualrefine_ros.training.reduction import masked_mean
+from dualrefine_ros.training.step import training_step
 
 PROCESSES = 2
 PER_PROCESS = 2

@@ -12,18 +12,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_helpers import TINY, write_drive  # noqa: E402
+from training_helpers import TINY, write_drive
 
-from dualrefine_ros.model import load_checkpoint, read_info  # noqa: E402
-from dualrefine_ros.tools.main import main  # noqa: E402
-from dualrefine_ros.training.datamodule import Recording, TripletData  # noqa: E402
-from dualrefine_ros.training.initialisation import InitialWeights  # noqa: E402
-from dualrefine_ros.training.module import (  # noqa: E402
+from dualrefine_ros.model import load_checkpoint, read_info
+from dualrefine_ros.tools.main import main
+from dualrefine_ros.training.datamodule import Recording, TripletData
+from dualrefine_ros.training.initialisation import InitialWeights
+from dualrefine_ros.training.module import (
     DualRefineTraining,
     ScheduleConfig,
     TrainingFailed,
 )
-from dualrefine_ros.training.recipe import Phase  # noqa: E402
+from dualrefine_ros.training.recipe import Phase
 
 STEPS_AN_EPOCH = 3
 SCHEDULE = ScheduleConfig(learning_rate=1e-3, teacher_until_epoch=1, frozen_from_epoch=2, warmup_steps=2)
@@ -123,3 +123,134 @@ def test_an_interrupted_run_goes_on_exactly(drive: Path, whole_run, tmp_path: Pa
         assert loss == pytest.approx(expected.losses[step], rel=1e-6)
     for key, value in resumed.model.state_dict().items():
         torch.testing.assert_close(value, weights[key], rtol=1e-6, atol=1e-7)
+
+
+class Spoiler(pl.Callback):
+    """Makes the loss of some steps NaN, as an overflow would."""
+
+    def __init__(self, model: DualRefineTraining, steps: set[int]) -> None:
+        self._model, self._steps = model, steps
+        self.before: dict[str, torch.Tensor] = {}
+        self.unchanged: list[bool] = []
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: torch.Tensor) -> None:
+        if trainer.global_step in self._steps:
+            self.before = {k: p.detach().clone() for k, p in self._model.model.named_parameters()}
+            loss.data.fill_(float("nan"))
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.before:
+            after = dict(self._model.model.named_parameters())
+            self.unchanged.append(all(torch.equal(after[k], v) for k, v in self.before.items()))
+            self.before = {}
+
+
+def test_a_step_without_a_usable_gradient_changes_nothing_and_is_counted(drive: Path, tmp_path: Path) -> None:
+    run = module(schedule=ScheduleConfig(teacher_until_epoch=1, frozen_from_epoch=1))
+    spoiler = Spoiler(run, {1})
+    recorder = LossRecorder()
+    trainer(tmp_path, spoiler, recorder, epochs=1, enable_checkpointing=False).fit(run, data(drive))
+    assert spoiler.unchanged == [True]
+    assert run.failed_in_all == 1
+    assert run.failed_in_a_row == 0
+    assert len(recorder.losses) == STEPS_AN_EPOCH
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_too_many_failed_steps_in_a_row_stop_the_run(drive: Path, tmp_path: Path) -> None:
+    run = module(schedule=ScheduleConfig(teacher_until_epoch=1, frozen_from_epoch=1, max_failed_in_a_row=2))
+    spoiler = Spoiler(run, {0, 1, 2})
+    with pytest.raises(TrainingFailed, match="2 steps in a row"):
+        trainer(tmp_path, spoiler, epochs=1, enable_checkpointing=False).fit(run, data(drive))
+
+
+def test_an_unsolvable_pose_fails_the_step(drive: Path, tmp_path: Path) -> None:
+    """Without confidence there is no pose system to solve: every step fails, none changes a weight."""
+    run = module(schedule=ScheduleConfig(teacher_until_epoch=0))
+    with torch.no_grad():
+        run.model.refiner.update_block.evolving_confidence[2].bias.fill_(-1e4)
+    before = {k: p.detach().clone() for k, p in run.model.named_parameters()}
+    trainer(tmp_path, epochs=1, enable_checkpointing=False, limit_train_batches=2).fit(run, data(drive))
+    assert run.failed_in_all == 2
+    assert all(torch.equal(p, before[k]) for k, p in run.model.named_parameters())
+
+
+def test_loader_processes_change_nothing(drive: Path, tmp_path: Path, whole_run) -> None:
+    recorder = LossRecorder()
+    trainer(tmp_path, recorder, epochs=1, enable_checkpointing=False).fit(module(), data(drive, workers=2))
+    assert recorder.losses == {step: whole_run[0].losses[step] for step in recorder.losses}
+    assert len(recorder.losses) == STEPS_AN_EPOCH
+
+
+def test_validation_drives_and_training_goes_on_as_without(drive: Path, tmp_path: Path, whole_run) -> None:
+    recorder = LossRecorder()
+    driver = trainer(tmp_path, recorder, limit_val_batches=1.0, enable_checkpointing=False)
+    driver.fit(module(), data(drive))
+    assert recorder.losses == whole_run[0].losses
+    figures = driver.callback_metrics
+    for name in ("ate_percent", "rotation_deg", "scale_spread", "teacher_ate_percent"):
+        assert torch.isfinite(figures[f"val/{name}"])
+        assert figures[f"val/{name}"] == figures[f"wall/{name}"]
+
+
+def test_command_line_trains_exports_and_starts_from_an_export(drive: Path, tmp_path: Path, capsys) -> None:
+    """The whole walk of a user, in one epoch."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(
+        f"""
+model:
+  network: {{depth_backbone: lcnet_050, pose_backbone: lcnet_050, height: 64, width: 96}}
+  schedule: {{teacher_until_epoch: 0, frozen_from_epoch: 1}}
+  initial: {{imagenet: false}}
+  licence: ours
+data:
+  train: [{{path: {drive}}}]
+  validate: [{{path: {drive}}}]
+  batch_size: 2
+  workers: 0
+  cache: {tmp_path / "cache"}
+best: {{monitor: val/ate_percent}}
+pictures: {{every: 2}}
+trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_model_summary: false}}
+"""
+    )
+    fit = ["train", "fit", "--config", str(config), "--out"]
+    assert main([*fit, str(tmp_path / "run")]) == 0
+    run = tmp_path / "run"
+    assert (run / "pictures" / "step_0000002.png").is_file()
+    assert len(list(run.glob("logs/*/events*"))) == 1
+    (metrics,) = run.glob("csv/*/metrics.csv")
+    header = metrics.read_text().splitlines()[0].split(",")
+    assert {"loss", "train/pose_loss", "train/learning_rate", "val/ate_percent"} <= set(header)
+
+    exported = tmp_path / "tiny.safetensors"
+    assert main(["export", str(run / "checkpoints" / "best.ckpt"), str(exported)]) == 0
+    info = read_info(exported)
+    assert (info.config, info.licence, info.training["steps"]) == (TINY, "ours", STEPS_AN_EPOCH)
+    weights = load_checkpoint(exported).state_dict()
+    trained = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, trained[f"model.{key}"]) for key, value in weights.items())
+
+    assert main([*fit, str(tmp_path / "again"), "--init", str(exported), "--trainer.max_steps", "1"]) == 0
+    started = torch.load(tmp_path / "again" / "checkpoints" / "latest.ckpt", weights_only=True)
+    assert started["dualrefine"]["training"]["initial_weights"] == "checkpoint tiny.safetensors"
+    capsys.readouterr()
+
+
+def test_export_refuses_what_is_no_training_checkpoint(tmp_path: Path, capsys) -> None:
+    (tmp_path / "noise.ckpt").write_bytes(b"noise")
+    assert main(["export", str(tmp_path / "noise.ckpt"), str(tmp_path / "out.safetensors")]) == 2
+    assert main(["export", str(tmp_path / "absent.ckpt"), str(tmp_path / "out.safetensors")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "is no checkpoint of a training run" in errors[0]
+    assert "There is no checkpoint" in errors[1]
+
+
+def test_missing_packages_are_named(monkeypatch, capsys) -> None:
+    for loaded in [name for name in sys.modules if name.startswith("dualrefine_ros.training")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    assert main(["train", "fit"]) == 2
+    assert "Training needs the package 'lightning" in capsys.readouterr().err

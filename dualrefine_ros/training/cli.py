@@ -52,7 +52,7 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.threads:
             torch.set_num_threads(config.threads)
-        config.trainer.default_root_dir = str(config.out)
+        kwargs["default_root_dir"] = str(config.out)
         if config.trainer.logger is None:
             kwargs["logger"] = [
                 TensorBoardLogger(config.out, name="logs"),

@@ -155,6 +155,11 @@ class DualRefineTraining(pl.LightningModule):
             log.warning(
                 "Step %d left out: its loss is not finite or a pose could not be solved.", self.global_step
             )
+        if failed and not all(bool(torch.isfinite(buffer).all()) for buffer in self.model.buffers()):
+            raise TrainingFailed(
+                "The batch statistics are no longer finite: go on from the latest checkpoint, with "
+                "trainer.precision=32-true or a lower learning rate."
+            )
         if self.failed_in_a_row >= self.schedule.max_failed_in_a_row:
             raise TrainingFailed(
                 f"{self.failed_in_a_row} steps in a row gave no usable gradient: go on from an earlier "
