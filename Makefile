@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_ARGS ?=
+SOAK_ARGS ?=
 TEST_ARGS ?=
 
 RUN = "$(VENV)/bin/python" -m
@@ -39,7 +40,7 @@ if not "$(ROS_SOURCED)":
 endef
 export CHECK_PYTHON
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo soak test lint format clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ endif
 
 demo: setup ## Run the bundled KITTI clip through the node; results in out/demo (options: DEMO_ARGS=...).
 	$(RUN) dualrefine_ros.tools.main demo $(DEMO_ARGS)
+
+soak: setup ## Torment the node for half an hour; report in out/soak (options: SOAK_ARGS=...).
+	OMP_NUM_THREADS=1 $(RUN) dualrefine_ros.tools.main soak $(SOAK_ARGS)
 
 test: lint ## Check style and types, run the tests (options for pytest: TEST_ARGS=...).
 	$(RUN) pytest $(TEST_ARGS)

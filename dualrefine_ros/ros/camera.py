@@ -49,6 +49,15 @@ class Camera:
             rgb = rgb_from_image(image)
         return Frame(stamp_to_ns(image.header.stamp), self._rectify(rgb, calibration), self._intrinsics_now())
 
+    def size(self, info: CameraInfo) -> tuple[int, int]:
+        """Width and height of the images that a camera_info is of.
+
+        Raises:
+            MessageError: it is unusable.
+        """
+        calibration = calibration_of(info, self._rectified)
+        return calibration.width, calibration.height
+
     def rectified_info(self, header: Header) -> CameraInfo:
         """The calibration of the frame made last, under another header."""
         if self._info is not None and self._rectifier is None:

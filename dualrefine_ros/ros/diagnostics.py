@@ -72,6 +72,8 @@ class Diagnostics:
                 ERROR,
                 f"no image on {intake.images.topic} for {now - since:.0f} s; {intake.images.why_silent()}",
             )
+        if bad := self._recent(now, "calibration"):
+            return ERROR, bad
         if intake.camera_info is None and now - self._active_since > timeout:
             return ERROR, f"no calibration on {intake.infos.topic}; {intake.infos.why_silent()}"
         if node.paused:

@@ -30,6 +30,7 @@ class WatchingBuffer(Buffer):
     def __init__(self, frames: tuple[str, ...]) -> None:
         super().__init__()
         self._parents: dict[str, dict[str, None]] = {frame: {} for frame in frames}  # in order, of strangers
+        self._static: dict[str, TransformStamped] = {}
         self._own: deque[tuple[str, str, int]] = deque(maxlen=_REMEMBERED)
 
     def sending(self, transform: TransformStamped) -> None:
@@ -41,18 +42,26 @@ class WatchingBuffer(Buffer):
         return next(iter(self._parents.get(child, ())), None)
 
     def set_transform(self, transform: TransformStamped, authority: str) -> None:
-        """As the real one."""
-        self._watch(transform)
-        super().set_transform(transform, authority)
+        """As the real one; but what comes back of our own is not kept, for nobody here asks for it."""
+        if _key(transform) not in self._own:
+            self._watch(transform)
+            super().set_transform(transform, authority)
 
     def set_transform_static(self, transform: TransformStamped, authority: str) -> None:
         """As the real one."""
         self._watch(transform)
+        self._static[transform.child_frame_id] = transform
         super().set_transform_static(transform, authority)
+
+    def forget_moving(self) -> None:
+        """Forget every transform but the static ones."""
+        self.clear()
+        for transform in list(self._static.values()):
+            super().set_transform_static(transform, "kept")
 
     def _watch(self, transform: TransformStamped) -> None:
         child = transform.child_frame_id.lstrip("/")
-        if child in self._parents and _key(transform) not in self._own:
+        if child in self._parents:
             self._parents[child][transform.header.frame_id.lstrip("/")] = None
 
 
@@ -72,6 +81,10 @@ class Extrinsics:
     def close(self) -> None:
         """Stop listening."""
         self._listener.unregister()
+
+    def forget(self) -> None:
+        """Forget what moves, as the stamps went back: TF would refuse anything older than it knows."""
+        self.buffer.forget_moving()
 
     def lookup(self, header: Header) -> Matrix:
         """T_base_cam (4, 4) of the camera that took the image with this header, at its time.

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from dualrefine_ros.errors import MessageError
 from dualrefine_ros.gates import RateLimiter
+from dualrefine_ros.ros.camera import Camera
 from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.conversions import stamp_to_ns
 from dualrefine_ros.ros.inputs import Input
 from dualrefine_ros.ros.statistics import Statistics
 from dualrefine_ros.ros.worker import Mailbox
 
+WARNING_PERIOD = 5.0  # seconds between two warnings about the calibration
 Pair = tuple[Image | CompressedImage, CameraInfo]
 
 
@@ -26,6 +29,7 @@ class Intake:
         config: asked anew for each image, so that changes count at once.
         mailbox: of the worker.
         statistics: that every image is counted in.
+        camera: knows which calibration is usable.
     """
 
     def __init__(
@@ -34,13 +38,17 @@ class Intake:
         config: Callable[[], NodeConfig],
         mailbox: Mailbox[Pair],
         statistics: Statistics,
+        camera: Camera,
     ) -> None:
         self.paused = False
         self.camera_info: CameraInfo | None = None
         self._config = config
         self._mailbox = mailbox
         self._statistics = statistics
-        self._uncalibrated: Image | CompressedImage | None = None
+        self._camera = camera
+        self._node = node
+        self._size = (0, 0)  # of the images that camera_info is of
+        self._held: Image | CompressedImage | None = None  # until its calibration comes
         self._limiter = RateLimiter(config().max_rate)
         self._max_rate = config().max_rate
 
@@ -56,27 +64,36 @@ class Intake:
         """Stop listening."""
         self.images.close()
         self.infos.close()
-        if self._uncalibrated is not None:
+        if self._held is not None:
             self._statistics.count("waiting")
 
     def _on_camera_info(self, message: CameraInfo) -> None:
+        try:
+            self._size = self._camera.size(message)
+        except MessageError as error:  # the last good one stands
+            self._statistics.problems["calibration"] = (time.monotonic(), str(error))
+            self._node.get_logger().warning(str(error), throttle_duration_sec=WARNING_PERIOD)
+            return
         self.camera_info = message
-        if self._uncalibrated is not None:
-            self._hand_on(self._uncalibrated, message)
-            self._uncalibrated = None
+        if self._held is not None:
+            self._hand_on(self._held, message)
+            self._held = None
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._statistics.count("received")
         self._statistics.last_received = time.monotonic()
         if self.paused or not self._is_due(message):
             self._statistics.count("skipped")
-        elif self.camera_info is not None:
+        elif self.camera_info is not None and self._fits(message):
             self._hand_on(message, self.camera_info)
         else:
-            # The two topics have no common order: the first calibration may come after its image
-            if self._uncalibrated is not None:
+            # The two topics have no common order: an image may come before the calibration that it needs
+            if self._held is not None:
                 self._statistics.count("waiting")
-            self._uncalibrated = message
+            self._held = message
+
+    def _fits(self, message: Image | CompressedImage) -> bool:
+        return isinstance(message, CompressedImage) or (message.width, message.height) == self._size
 
     def _is_due(self, message: Image | CompressedImage) -> bool:
         max_rate = self._config().max_rate

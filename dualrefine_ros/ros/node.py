@@ -144,8 +144,9 @@ class VoNode(LifecycleNode):
         self._say_what_runs()
         topic = self.resolve_topic_name(config.image_topic)
         rectified = "rect" in topic if config.rectify == "auto" else config.rectify == "never"
+        self._camera = Camera(rectified)
         self.tracker = Tracker(
-            self, lambda: self.config, self.engine, Camera(rectified), extrinsics, outputs, self.statistics
+            self, lambda: self.config, self.engine, self._camera, extrinsics, outputs, self.statistics
         )
         if config.scale_mode == "external":
             self._keep(SpeedInput(self, config.scale_topic, config.scale_topic_type, self.engine.add_speed))
@@ -157,7 +158,7 @@ class VoNode(LifecycleNode):
         assert self._diagnostics is not None
         tracker = self.tracker
         self.worker = Worker(lambda pair: tracker.process(*pair))
-        self.intake = Intake(self, lambda: self.config, self.worker.mailbox, self.statistics)
+        self.intake = Intake(self, lambda: self.config, self.worker.mailbox, self.statistics, self._camera)
         self.intake.paused = self._paused
         self._diagnostics.activated()
 

@@ -19,6 +19,7 @@ from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.ros.base_odometry import BaseOdometry, Matrix
 from dualrefine_ros.ros.camera import Camera
 from dualrefine_ros.ros.config import NodeConfig
+from dualrefine_ros.ros.conversions import stamp_to_ns
 from dualrefine_ros.ros.diagnostics import frame_status
 from dualrefine_ros.ros.engine import Engine, engine_config
 from dualrefine_ros.ros.extrinsics import Extrinsics, MissingTransform
@@ -60,6 +61,7 @@ class Tracker:
         self._statistics = statistics
         self._base_odometry = BaseOdometry()
         self._last_stamp_ns: int | None = None
+        self._seen_ns: int | None = None  # also of images without an answer
         self._warned: dict[str, float] = {}  # what about, and when
         self._requests: queue.SimpleQueue[Callable[[Matrix], None]] = queue.SimpleQueue()
         self._poses: deque[tuple[int, Matrix]] = deque(maxlen=config().trajectory_length)
@@ -86,7 +88,10 @@ class Tracker:
 
     def process(self, image: Image | CompressedImage, info: CameraInfo) -> None:
         """Answer one image, or count and say why not."""
-        config = self._config()
+        config, stamp_ns = self._config(), stamp_to_ns(image.header.stamp)
+        if self._seen_ns is not None and stamp_ns < self._seen_ns:
+            self._extrinsics.forget()
+        self._seen_ns = stamp_ns
         try:
             T_base_cam = self._extrinsics.lookup(image.header)
             frame = self._camera.frame(image, info)

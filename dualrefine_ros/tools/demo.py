@@ -183,6 +183,17 @@ class NodeProcess:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, once it has ended."""
+        return None if self._process is None else self._process.poll()
+
+    def memory(self) -> float:
+        """Resident memory in MiB."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
     def check(self) -> None:
         """Raise a DemoError with its last words if the node has died."""
         if self._process is None or self._process.poll() is None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "kitti-to-bag": ("kitti_to_bag", "write a KITTI sequence as a ROS 2 bag"),
     "train": ("train", "train the network on recordings, by Lightning"),
     "replay": ("replay", "run the engine over a recording and leave a folder of results"),
+    "soak": ("soak", "torment the ROS node for half an hour and report how it bears it"),
     "splits": ("splits", "print the lists of KITTI frames the literature trains and tests on"),
 }
 
@@ -67,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except DualRefineError as error:
         print(f"dualrefine {args.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder without permission: the path and the reason say it all
+        print(
+            f"dualrefine {args.command}: {error.filename or 'a file'}: {error.strerror or error}.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"dualrefine {args.command}: interrupted", file=sys.stderr)
