@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.errors import ConfigError
-from dualrefine_ros.geometry.rigid import rotation_angle
 
 Matrix = npt.NDArray[np.float64]
 
@@ -28,8 +27,8 @@ class CovarianceConfig:
     """
 
     factor: float = 30.0  # of the alignment's covariance: neighbouring pixels and channels err together
-    translation_error: float = 0.02  # what no residual shows, as a share of the motion (one deviation)
-    rotation_error: float = 0.02  # the same of the rotation
+    translation_error: float = 0.02  # what no residual shows, as a share of the distance (one deviation)
+    rotation_error: float = 0.02  # the same of the rotation, as a share of the angle that the image moved by
     unaligned_factor: float = 5.0  # of both shares, where the network's first guess of the motion stands
     least_translation: float = 0.001  # metres, one deviation; never less
     least_rotation: float = 1e-4  # radians
@@ -90,12 +89,16 @@ def alignment_covariance(H: Matrix, residual_variance: float, factor: float) -> 
     return symmetric(covariance) if np.isfinite(covariance).all() else None
 
 
-def motion_covariance(
-    T: Matrix, translation_error: float, rotation_error: float, c: CovarianceConfig
-) -> Matrix:
-    """The covariance of a motion (4, 4) known to a share of its own size, the same along all axes."""
-    distance = float(np.linalg.norm(T[:3, 3]))
-    sigma_t, sigma_r = translation_error * distance, rotation_error * rotation_angle(T)
+def motion_covariance(distance: float, angle: float, factor: float, c: CovarianceConfig) -> Matrix:
+    """The covariance of a motion known to a share of its own size, the same along all axes.
+
+    Args:
+        distance: metres.
+        angle: radians that the image moved by: a wrong flow looks like a turn, whatever made the flow.
+        factor: of both shares.
+        c: the shares.
+    """
+    sigma_t, sigma_r = factor * c.translation_error * distance, factor * c.rotation_error * angle
     return rest_covariance(c) + np.diag(np.repeat((sigma_t**2, sigma_r**2), 3))
 
 

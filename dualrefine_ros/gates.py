@@ -114,7 +114,7 @@ class MotionLimits:
     max_speed: float = 60.0  # metres a second, in the published scale
     max_rotation_rate: float = 4.0  # radians a second
     min_agreement: float = 0.1  # correlation of the images through the motion; below it they are unrelated
-    max_agreement_loss: float = 0.2  # how much less they may agree through the motion than without any
+    max_agreement_loss: float = 0.35  # how much less they may agree through the motion than without any
 
     def __post_init__(self) -> None:
         _positive(self, "max_speed", "max_rotation_rate", "max_agreement_loss")

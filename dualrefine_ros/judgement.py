@@ -65,7 +65,8 @@ def judge(
     if cause := implausible(T, seconds, motion.agreement, motion.agreement_at_rest, config.limits):
         return Verdict(Status.LOST, cause)
     T = nearest_rigid(T)
-    covariance, cause = _covariance(T, motion, scale, config.covariance), ""
+    angle = motion.implied_flow / seen.remembered.intrinsics.fx
+    covariance, cause = _covariance(T, angle, motion, scale, config.covariance), ""
     if not seen.sound:
         cause = (
             "Numbers of the network were not finite, or a pose could not be solved; the last good ones stand."
@@ -76,13 +77,13 @@ def judge(
     return Verdict(Status.DEGRADED if cause else Status.TRACKING, cause, T, covariance)
 
 
-def _covariance(T: Matrix, motion: ObservedMotion, scale: float, c: CovarianceConfig) -> Matrix:
+def _covariance(T: Matrix, angle: float, motion: ObservedMotion, scale: float, c: CovarianceConfig) -> Matrix:
     """The alignment's, where there is one, and the share of the motion that no residual shows."""
     aligned = alignment_covariance(motion.H, motion.residual_variance, c.factor)
+    distance = float(np.linalg.norm(T[:3, 3]))
     if aligned is None:
-        k = c.unaligned_factor
-        return motion_covariance(T, k * c.translation_error, k * c.rotation_error, c)
-    return scaled(aligned, scale) + motion_covariance(T, c.translation_error, c.rotation_error, c)
+        return motion_covariance(distance, angle, c.unaligned_factor, c)
+    return scaled(aligned, scale) + motion_covariance(distance, angle, 1.0, c)
 
 
 def _still(seen: Observation, scale: float, config: OdometryConfig) -> Matrix:

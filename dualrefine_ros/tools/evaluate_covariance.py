@@ -1,0 +1,81 @@
+"""``dualrefine evaluate covariance``: replay recordings with ground truth, check what covariances promise.
+
+Every figure is 1 for an honest covariance but the last column, which is 95 %. Above 1 the covariance is too
+small: raise its factor by that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dualrefine_ros.data.source import Source, open_source
+from dualrefine_ros.errors import ConfigError, DataError
+from dualrefine_ros.evaluation.calibration import AXES, Calibration, ErrorRecorder
+from dualrefine_ros.evaluation.replay import replay
+from dualrefine_ros.model import load_checkpoint
+from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
+from dualrefine_ros.scale import ScaleConfig
+from dualrefine_ros.tools.table import format_table
+
+HELP = "check covariances and scale against ground truth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dualrefine evaluate covariance``."""
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="recording with ground truth")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights")
+    parser.add_argument("--iterations", type=int, default=OdometryConfig.iterations, metavar="N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ...")
+    parser.add_argument(
+        "--camera-height",
+        type=float,
+        metavar="M",
+        help="metres above the ground: measure the scale by it; without, the scale is fitted to the truth",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="take the first N frames only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table of steps and poses for each recording."""
+    scale = ScaleConfig()
+    if args.camera_height is not None:
+        scale = ScaleConfig(mode="camera_height", camera_height=args.camera_height)
+    config = OdometryConfig(args.iterations, args.device, scale=scale)
+    odometry = VisualOdometry(load_checkpoint(args.checkpoint), config)
+    rows, figures = [], {}
+    for path in args.sources:
+        source = open_source(path)
+        if source.ground_truth is None:
+            raise DataError(f"{path} has no ground truth to compare with.")
+        recorder = ErrorRecorder()
+        indices = range(len(source))[: args.limit]
+        if len(indices) < 2:
+            raise ConfigError(f"--limit must leave two frames or more, not {args.limit}.")
+        _replay(source, odometry, indices, recorder)
+        left = recorder.scale()
+        factor = left if args.camera_height is None else 1.0
+        parts = {"steps": recorder.steps(factor), "poses": recorder.poses(factor)}
+        rows += [_row(f"{source.name} {name}", part) for name, part in parts.items()]
+        figures[source.name] = {"scale_to_truth": left} | {n: p.figures() for n, p in parts.items()}
+        print(f"{source.name}: true lengths are {left:.3f} of the estimated ones (median of the steps)")
+    print("\n" + format_table(["", "count", "mean", "median", *AXES, "within 95 %"], rows))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def _replay(source: Source, odometry: VisualOdometry, indices: range, recorder: ErrorRecorder) -> None:
+    with tqdm(total=len(indices), unit="frame", desc=source.name) as bar:
+        replay(source, odometry, indices=indices, observers=[recorder, lambda _: bar.update()])
+
+
+def _row(name: str, calibration: Calibration) -> list[str]:
+    f = calibration.figures()
+    ratios = [f"{f[key]:.2f}" for key in ("mean", "median", *AXES)]
+    return [name, f"{f['count']:.0f}", *ratios, f"{100 * f['within_95']:.0f} %"]
