@@ -1,0 +1,119 @@
+"""Configure, activate, deactivate, clean up: over DDS as a lifecycle manager does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.parameter import Parameter
+
+from dualrefine_ros.errors import CheckpointError
+from dualrefine_ros.ros.node import VoNode
+
+
+def change(robot, transition: int) -> bool:
+    return robot.call("vo_node/change_state", ChangeState, transition=Transition(id=transition)).success
+
+
+def state(robot) -> int:
+    return robot.call("vo_node/get_state", GetState).current_state.id
+
+
+def test_the_whole_life(engine, robot, make_node) -> None:
+    node = make_node(autostart=False)
+    assert state(robot) == State.PRIMARY_STATE_UNCONFIGURED
+    assert node.count_publishers("odometry") == 0
+
+    assert change(robot, Transition.TRANSITION_CONFIGURE)
+    robot.wait(lambda: robot.node.count_publishers("odometry"), "the publishers")
+    assert robot.images.get_subscription_count() == 0  # not before it is active
+    assert change(robot, Transition.TRANSITION_ACTIVATE)
+    robot.wait_for_node()
+    robot.publish_camera_info()
+    robot.drive([1])
+
+    assert change(robot, Transition.TRANSITION_DEACTIVATE)
+    assert engine.releases == 1  # of the device's memory
+    robot.wait(lambda: not robot.images.get_subscription_count(), "the end of the subscription")
+    assert change(robot, Transition.TRANSITION_ACTIVATE)
+    robot.wait_for_node()
+    robot.publish_camera_info()
+    robot.drive([2])
+    assert robot.heard["odometry"][-1].pose.pose.position.x == pytest.approx(1.0)  # it went on
+
+    assert change(robot, Transition.TRANSITION_DEACTIVATE)
+    assert change(robot, Transition.TRANSITION_CLEANUP)
+    assert node.engine is None
+    assert engine.releases == 3
+    robot.wait(lambda: not robot.node.count_publishers("odometry"), "the end of the publishers")
+    assert change(robot, Transition.TRANSITION_CONFIGURE)  # and once more
+    assert change(robot, Transition.TRANSITION_ACTIVATE)
+    robot.wait_for_node()
+    assert change(robot, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert state(robot) == State.PRIMARY_STATE_FINALIZED
+    assert node.engine is None
+
+
+def test_a_bad_checkpoint_is_a_failure_to_configure_with_its_reason(engine, robot, capfd) -> None:
+    answers = [CheckpointError("weights.safetensors is damaged: download it again."), None]
+
+    def make_engine(_):
+        if error := answers.pop(0):
+            raise error
+        return engine
+
+    node = VoNode(make_engine, parameter_overrides=[Parameter("autostart", value=False)])
+    robot.executor.add_node(node)
+    assert not change(robot, Transition.TRANSITION_CONFIGURE)
+    assert state(robot) == State.PRIMARY_STATE_UNCONFIGURED
+    assert "weights.safetensors is damaged" in capfd.readouterr().err
+    assert node.error is None
+    assert change(robot, Transition.TRANSITION_CONFIGURE)  # repaired meanwhile
+    robot.executor.remove_node(node)
+    node.close()
+    node.destroy_node()
+
+
+def test_qos_can_be_overridden_topic_by_topic(robot, make_node) -> None:
+    override = {
+        "qos_overrides./odometry.publisher.reliability": "best_effort",
+        "qos_overrides./image.subscription.depth": 1,
+    }
+    node = make_node(autostart=False, **override)
+    assert change(robot, Transition.TRANSITION_CONFIGURE)
+    assert change(robot, Transition.TRANSITION_ACTIVATE)
+    (info,) = node.get_publishers_info_by_topic("/odometry")
+    assert info.qos_profile.reliability.name == "BEST_EFFORT"
+    assert node.get_parameter("qos_overrides./image.subscription.depth").value == 1
+    (info,) = node.get_publishers_info_by_topic("/path")
+    assert info.qos_profile.reliability.name == "RELIABLE"
+
+
+def test_two_cameras_side_by_side_do_not_hear_each_other(engine, robot) -> None:
+    from node_harness import ObedientEngine, Robot
+
+    nodes, robots = [], []
+    for name in ("/left", "/right"):
+        parameters = {"assume_optical_at_base": True, "publish_tf": False}
+        overrides = [Parameter(key, value=value) for key, value in parameters.items()]
+        node = VoNode(lambda _: ObedientEngine(), namespace=name, parameter_overrides=overrides)
+        robot.executor.add_node(node)
+        node.trigger_configure()
+        node.trigger_activate()
+        nodes.append(node)
+        robots.append(Robot(name))
+        robot.executor.add_node(robots[-1].node)
+    left, right = robots
+    robot.wait(lambda: all(r.images.get_subscription_count() for r in robots), "both nodes")
+    robot.spin_for(0.3)
+    left.publish_camera_info()
+    left.publish_image(1)
+    robot.wait(left.odometry_stamps, "odometry on the left")
+    robot.spin_for(0.3)
+    assert left.odometry_stamps() == [1]
+    assert not right.heard["odometry"]
+    assert np.isfinite(left.heard["odometry"][0].pose.covariance).all()
+    for item in (*nodes, *robots):
+        robot.executor.remove_node(getattr(item, "node", item))
+        item.close()
