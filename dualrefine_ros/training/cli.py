@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     # batches are a function of epoch and position, which the checkpoint holds
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
     TrainingCLI(
         DualRefineTraining,
         TripletData,

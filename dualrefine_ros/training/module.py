@@ -190,7 +190,7 @@ class DualRefineTraining(pl.LightningModule):
         figures = validate(self.model, batch, self.validation, self.phase, str(self.device))
         for name, value in figures.items():
             self._figures.setdefault(name, []).append(value)
-            self.log(f"{batch.name}/{name}", value, batch_size=1)
+            self.log(f"{batch.name}/{name}", value, batch_size=1, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start new means."""
@@ -199,7 +199,8 @@ class DualRefineTraining(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The mean of each figure over the recordings that have it."""
         for name, values in self._figures.items():
-            self.log(f"val/{name}", sum(values) / len(values), prog_bar=name in self.validation.shown)
+            mean = sum(values) / len(values)
+            self.log(f"val/{name}", mean, prog_bar=name in self.validation.shown, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What it takes to export the network without this run's configuration."""
