@@ -17,6 +17,7 @@ from training_helpers import TINY, write_drive
 from dualrefine_ros.model import load_checkpoint, read_info
 from dualrefine_ros.model.published import needed
 from dualrefine_ros.tools.main import main
+from dualrefine_ros.training.curves import read_curves
 from dualrefine_ros.training.datamodule import Recording, TripletData
 from dualrefine_ros.training.initialisation import InitialWeights
 from dualrefine_ros.training.module import (
@@ -222,6 +223,7 @@ trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_model_s
     run = tmp_path / "run"
     assert (run / "pictures" / "step_0000002.png").is_file()
     assert len(list(run.glob("logs/*/events*"))) == 1
+    assert (run / "curves.png").stat().st_size > 10_000
     (metrics,) = run.glob("csv/*/metrics.csv")
     header = metrics.read_text().splitlines()[0].split(",")
     assert {"loss", "train/pose_loss", "train/learning_rate", "val/ate_percent"} <= set(header)
@@ -256,3 +258,12 @@ def test_missing_packages_are_named(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     assert main(["train", "fit"]) == 2
     assert "Training needs the package 'lightning" in capsys.readouterr().err
+
+
+def test_curves_of_an_interrupted_run_are_one(tmp_path: Path) -> None:
+    for version, lines in ((0, "1,0.5,\n2,0.4,\n3,9.0,"), (2, "3,0.3,\n3,,7.5"), (10, "4,0.2,")):
+        folder = tmp_path / "csv" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,loss,val/ate_percent\n" + lines)
+    curves = read_curves(tmp_path)
+    assert curves == {"loss": {1: 0.5, 2: 0.4, 3: 0.3, 4: 0.2}, "val/ate_percent": {3: 7.5}}

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from dualrefine_ros.training.curves import RunCurves
 from dualrefine_ros.training.datamodule import TripletData
 from dualrefine_ros.training.module import DualRefineTraining
 from dualrefine_ros.training.pictures import TrainingPictures
@@ -86,6 +87,6 @@ def main(arguments: Sequence[str]) -> None:
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
-            "callbacks": [RichProgressBar()],
+            "callbacks": [RichProgressBar(), RunCurves()],
         },
     )
