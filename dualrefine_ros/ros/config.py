@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dualrefine_ros.covariance import CovarianceConfig
+from dualrefine_ros.gates import ImageGate, MotionLimits, StillGate
 from dualrefine_ros.ros.parameters import parameter
 
 
@@ -141,7 +143,7 @@ class NodeConfig:
         run_time=True,
     )
     min_contrast: float = parameter(
-        10.0,
+        ImageGate.min_contrast,
         "Gray levels between the dark and bright parts of an image, below which it shows nothing.",
         minimum=0.0,
         maximum=255.0,
@@ -149,37 +151,49 @@ class NodeConfig:
     )
     # What is believed
     max_speed: float = parameter(
-        60.0, "Metres a second; a faster motion is not believed.", minimum=0.01, maximum=1e4, run_time=True
+        MotionLimits.max_speed,
+        "Metres a second; a faster motion is not believed.",
+        minimum=0.01,
+        maximum=1e4,
+        run_time=True,
     )
     max_rotation_rate: float = parameter(
-        4.0, "Radians a second; a faster turn is not believed.", minimum=0.01, maximum=1e3, run_time=True
+        MotionLimits.max_rotation_rate,
+        "Radians a second; a faster turn is not believed.",
+        minimum=0.01,
+        maximum=1e3,
+        run_time=True,
     )
     min_agreement: float = parameter(
-        0.1,
+        MotionLimits.min_agreement,
         "Correlation of two images through a motion, below which it is not believed; -1: always is.",
         minimum=-1.0,
         maximum=0.99,
         run_time=True,
     )
     max_agreement_loss: float = parameter(
-        0.2,
+        MotionLimits.max_agreement_loss,
         "How much less two images may agree through the motion than without any; 2: any amount.",
         minimum=0.001,
         maximum=2.0,
         run_time=True,
     )
     still_enter: float = parameter(
-        0.1,
+        StillGate.enter,
         "Pixels of image motion (of the network's input) below which the camera stands still; 0: never.",
         minimum=0.0,
         maximum=100.0,
         run_time=True,
     )
     still_leave: float = parameter(
-        0.25, "Pixels of image motion above which it moves again.", minimum=0.0, maximum=100.0, run_time=True
+        StillGate.leave,
+        "Pixels of image motion above which it moves again.",
+        minimum=0.0,
+        maximum=100.0,
+        run_time=True,
     )
     covariance_factor: float = parameter(
-        30.0,
+        CovarianceConfig.factor,
         "Factor of the covariance that the image alignment gives; dualrefine evaluate covariance finds it.",
         minimum=1e-6,
         maximum=1e9,
