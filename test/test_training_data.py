@@ -16,6 +16,7 @@ from training_helpers import INTRINSICS, texture, write_drive
 from dualrefine_ros.data.source import open_source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.geometry.camera import rays
+from dualrefine_ros.tools.main import main
 from dualrefine_ros.training.augmentation import AugmentationConfig, augment, jittered, mirror
 from dualrefine_ros.training.frame_cache import CachedRecording, cache_recording
 from dualrefine_ros.training.triplets import EpochOrder, Triplets, find_centres
@@ -202,3 +203,12 @@ def test_grayscale_drops_colours_of_all_images() -> None:
     compared, seen, _ = augment(image, torch.tensor(INTRINSICS), config, torch.Generator().manual_seed(0))
     assert torch.equal(compared[:, 0], compared[:, 2])
     assert (seen[:, 0].int() - seen[:, 2].int()).abs().max() <= 2  # the hue shift rounds
+
+
+def test_a_bag_trains_like_the_sequence_it_was_made_from(drive: Path, tmp_path: Path) -> None:
+    assert main(["kitti-to-bag", str(drive), str(tmp_path / "bag")]) == 0
+    from_bag = cached(tmp_path / "bag", tmp_path / "cache")
+    from_images = cached(drive, tmp_path / "cache")
+    assert np.array_equal(from_bag.pixels.get(), from_images.pixels.get())
+    assert from_bag.intrinsics == pytest.approx(from_images.intrinsics)
+    assert centres_of(from_bag) == centres_of(from_images)
