@@ -40,24 +40,29 @@ class Verdict:
 
 def judge(
     seen: Observation,
-    motion: ObservedMotion,
     seconds: float,
     scale: float,
     was_still: bool,
+    alone: str,
     blurred: str,
     config: OdometryConfig,
 ) -> Verdict:
-    """Decide on a motion.
+    """Decide on what was seen.
 
     Args:
         seen: the frame's observation.
-        motion: its motion.
         seconds: since the frame it was matched with.
         scale: metres in one of the network's lengths.
         was_still: whether the camera stood still before.
+        alone: why it was matched with none, if so.
         blurred: a sentence, if the image is.
         config: of the engine.
     """
+    motion = seen.motion
+    if not np.isfinite(seen.depth).all():
+        return Verdict(Status.LOST, "The network gave depths that are not finite.")
+    if motion is None:
+        return Verdict(Status.FIRST, alone)
     T = motion.T_prev_cur.copy()
     T[:3, 3] *= scale
     if is_still(motion.image_flow, was_still, config.still):

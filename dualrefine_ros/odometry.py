@@ -142,12 +142,9 @@ class VisualOdometry:
         seen, trouble = self._observe(frame, key, clock)
         self._scale.see_depth(frame.stamp_ns, seen.depth, frame.intrinsics.matrix, self._down)
         scale = self._scale.update(frame.stamp_ns)
-        if key is None or seen.motion is None:
-            verdict = Verdict(Status.FIRST if seen.sound else Status.DEGRADED, trouble or cause)
-        else:
-            seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS
-            blurred = blur(look, config.images)
-            verdict = judge(seen, seen.motion, seconds, scale.factor, memory.still, blurred, config)
+        seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS if key else 0.0
+        blurred, alone = blur(look, config.images), trouble or cause
+        verdict = judge(seen, seconds, scale.factor, memory.still, alone, blurred, config)
         return self._chain(frame, look, verdict, scale, seen, clock)
 
     def _observe(self, frame: Frame, key: Keyframe | None, clock: StageClock) -> tuple[Observation, str]:

@@ -9,20 +9,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dualrefine_ros import odometry as engine_module
+from dualrefine_ros.data.source import open_source
 from dualrefine_ros.errors import ConfigError, DeviceError
 from dualrefine_ros.frame import Estimate, Frame, Intrinsics, Status
 from dualrefine_ros.gates import ImageGate, MotionLimits, RateLimiter, StillGate, blindness, blur, look_at
 from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.image_motion import agreement, implied_flow, normal_flow
-from dualrefine_ros.model import ModelConfig
+from dualrefine_ros.model import ModelConfig, random_model
 from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.observation import Observation, ObservedMotion, Remembered
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
@@ -32,6 +37,10 @@ SIDES = (96, 64)
 CAMERA = Intrinsics(60.0, 60.0, 47.5, 31.5, *SIDES)
 TENTH = 100_000_000  # nanoseconds
 FORWARD = np.array([0.0, 0.0, 0.5, 0.0, 0.01, 0.0])  # metres and radians of a step
+
+
+MEMORY_SPENT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+DEVICE_LOST = RuntimeError("CUDA error: device-side assert triggered")
 
 
 def motion(xi: np.ndarray) -> np.ndarray:
@@ -405,18 +414,105 @@ def test_another_size_of_the_same_camera_goes_on(make: Callable[..., Robot]) -> 
 
 
 def test_not_a_number_in_the_depth(make: Callable[..., Robot]) -> None:
+    """Features that led to it are not matched with, nor is the motion beside it believed."""
     robot = make()
     robot.drive(3)
     robot.script.depth = np.nan
     estimate = robot.see()
-    assert estimate.status is Status.DEGRADED
+    assert estimate.status is Status.LOST
+    assert "not finite" in estimate.cause
     assert np.isnan(estimate.depth).all()
-    assert np.isfinite(estimate.T_world_cam).all()
+    assert_at(estimate, walked(2))
     robot.script.depth = 10.0
     after = robot.see()
     assert after.status is Status.TRACKING
-    assert after.prev_stamp_ns == 3 * TENTH  # a frame with such features is not matched with
+    assert after.prev_stamp_ns == 3 * TENTH
     assert_sure(estimate, after)
+
+
+# --- All of it together ---
+
+EVENTS = (
+    "good",
+    "still",
+    "black",
+    "frozen",
+    "wild",
+    "nan",
+    "bad depth",
+    "cut",
+    "gap",
+    "back",
+    "zoom",
+    "memory",
+)
+
+
+@given(events=st.lists(st.sampled_from(EVENTS), max_size=25))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens(make: Callable[..., Robot], events: list[str]) -> None:
+    """No exception but the device's, every number finite, nothing moved but by a motion that was believed."""
+    robot = make(on_device_error="fail")
+    place = robot.see()
+    for event in events:
+        robot.script.__init__()  # type: ignore[misc]
+        robot.script.flow = 0.05 if event == "still" else 3.0
+        robot.script.agreement = 0.0 if event == "cut" else 0.8
+        robot.script.depth = np.nan if event == "bad depth" else 10.0
+        if event in ("wild", "nan"):
+            robot.script.xi = np.full(6, 50.0 if event == "wild" else np.nan)
+        if event == "memory":
+            robot.script.failures = [MEMORY_SPENT]
+        image = np.zeros((64, 96, 3), np.uint8) if event == "black" else None
+        image = picture(robot.count) if event == "frozen" else image
+        camera = {"camera": replace(CAMERA, fx=70.0)} if event == "zoom" else {}
+        try:
+            estimate = robot.see(image, {"gap": 50, "back": -20}.get(event, 1) * TENTH, **camera)
+        except DeviceError:
+            assert event == "memory"
+            continue
+        assert_sure(estimate)
+        if estimate.T_prev_cur is None or estimate.status is Status.STATIONARY:
+            assert_at(estimate, place.T_world_cam)
+        else:
+            step = np.linalg.inv(place.T_world_cam) @ estimate.T_world_cam
+            np.testing.assert_allclose(step, motion(FORWARD), atol=1e-9)
+        unexplained = estimate.status in (Status.LOST, Status.DEGRADED) and not estimate.cause
+        assert not unexplained
+        place = estimate
+    robot.script.__init__()  # type: ignore[misc]
+    robot.see()
+    robot.see()
+    assert robot.see().status is Status.TRACKING  # three good frames, and all is well
+
+
+def test_the_real_network_on_a_clip_with_faults() -> None:
+    """Untrained, but with eyes: what the images alone say is not scripted here."""
+    clip = list(islice(open_source(Path(__file__).parent.parent / "clips" / "kitti_0001"), 5))
+    rng = np.random.default_rng(0)
+
+    def noisy(frame: Frame) -> np.ndarray:
+        return np.clip(frame.image + rng.normal(0, 3, frame.image.shape), 0, 255).astype(np.uint8)
+
+    shape = clip[0].image.shape
+    images = [
+        (clip[0].image, Status.FIRST),
+        (clip[1].image, Status.TRACKING),
+        (noisy(clip[1]), Status.STATIONARY),
+        (noisy(clip[1]), Status.STATIONARY),
+        (clip[2].image, Status.TRACKING),
+        (np.zeros(shape, np.uint8), Status.LOST),
+        (clip[3].image, Status.TRACKING),
+        (rng.integers(0, 255, shape, np.uint8), Status.LOST),
+        (clip[4].image, Status.TRACKING),
+        (clip[4].image, Status.LOST),
+    ]
+    odometry = VisualOdometry(random_model("small"), OdometryConfig(iterations=1, device="cpu"))
+    statuses = [
+        odometry.process(Frame(i * TENTH, image, clip[0].intrinsics)).status
+        for i, (image, _) in enumerate(images)
+    ]
+    assert statuses == [status for _, status in images]
 
 
 # --- The robot's commands ---
@@ -518,9 +614,6 @@ def test_without_refinement_the_covariance_comes_from_the_motion(make: Callable[
 
 
 # --- The device ---
-
-MEMORY_SPENT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-DEVICE_LOST = RuntimeError("CUDA error: device-side assert triggered")
 
 
 @pytest.mark.parametrize("error", [MEMORY_SPENT, DEVICE_LOST, MemoryError("no room")])
