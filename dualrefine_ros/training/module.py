@@ -121,7 +121,7 @@ class DualRefineTraining(pl.LightningModule):
         result = training_step(self.model, batch, self.recipe, self.phase, generator)
         self.trainer.datamodule.position = (self.current_epoch, batch_idx + 1)  # type: ignore[attr-defined]
         self.latest = (batch, result)
-        self._failed = result.refined is not None and bool(result.refined.failed.any())
+        self._failed |= result.refined is not None and bool(result.refined.failed.any())
         total = result.losses.total
         self.log("loss", total, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in result.losses.terms.items()})
@@ -142,6 +142,7 @@ class DualRefineTraining(pl.LightningModule):
         failed = self.trainer.strategy.reduce_boolean_decision(
             self._failed or not bool(torch.isfinite(norm)), all=False
         )
+        self._failed = False
         self.log("train/gradient_norm", norm)
         self._count(failed)
         if failed:
