@@ -21,6 +21,7 @@ from dualrefine_ros.frame import NANOSECONDS, Intrinsics
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation, rotation_from_quaternion
 
 Matrix = npt.NDArray[np.float64]
+_TOLERANCE = 1e-6  # of the size of a quaternion, which should be one
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -143,7 +144,8 @@ def matrix_from_pose(message: Pose) -> Matrix:
 
 def _matrix(t: Point | Vector3, q: Quaternion) -> Matrix:
     quaternion, translation = np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z])
-    if not (np.isfinite(quaternion).all() and np.isfinite(translation).all() and quaternion.any()):
+    unit = 1 / _TOLERANCE > np.abs(quaternion).max() > _TOLERANCE
+    if not (np.isfinite(quaternion).all() and np.isfinite(translation).all() and unit):
         raise MessageError(f"Translation {translation} and quaternion {quaternion} are no rigid motion.")
     T = np.eye(4)
     T[:3, :3] = rotation_from_quaternion(quaternion)

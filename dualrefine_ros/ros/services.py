@@ -16,6 +16,7 @@ from dualrefine_ros.ros.base_odometry import Matrix
 from dualrefine_ros.ros.conversions import matrix_from_pose
 
 SUFFIXES = (".txt", ".tum")
+_LARGEST = 1e12  # variance that anybody can mean
 Response = TypeVar("Response", Trigger.Response, SetBool.Response)
 
 
@@ -89,7 +90,7 @@ def pose_and_covariance(message: PoseWithCovarianceStamped, odom_frame: str) -> 
     if frame != odom_frame:
         raise MessageError(f"Its frame_id is '{frame}': give the pose of the robot in '{odom_frame}'.")
     covariance = np.asarray(message.pose.covariance, np.float64).reshape(6, 6)
-    symmetric = np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)
+    symmetric = (np.abs(covariance) < _LARGEST).all() and np.allclose(covariance, covariance.T)
     if not symmetric or np.linalg.eigvalsh(covariance)[0] < -1e-9:
         raise MessageError("Its covariance is not finite, symmetric and positive.")
     return matrix_from_pose(message.pose.pose), covariance
@@ -114,11 +115,9 @@ def save_trajectory(file: str, trajectory: Trajectory) -> Path:
             )
         write_tum(temporary, trajectory)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{path} cannot be written ({error.strerror}): name another trajectory_file."
-        ) from error
+        raise ConfigError(f"{path} cannot be written ({error}): name another trajectory_file.") from error
     return path
 
 

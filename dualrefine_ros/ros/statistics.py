@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -41,11 +42,12 @@ class Statistics:
             self.counts[end] += number
 
     def count_answer(self, status: str, latency: float) -> None:
-        """An image was answered, this long (seconds) after its exposure."""
+        """An image was answered, this long (seconds) after its exposure; NaN: nobody knows."""
         with self._lock:
             self.counts["answered"] += 1
             self.statuses[status] += 1
-            self._latencies.append(latency)
+            if math.isfinite(latency):
+                self._latencies.append(latency)
 
     def snapshot(self) -> tuple[Counter[str], Counter[str]]:
         """Copies of ``counts`` and ``statuses``."""
