@@ -16,6 +16,9 @@ setup(
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
         (f"share/{package_name}/config", glob("config/*.yaml")),
+        (f"share/{package_name}/config/rviz", glob("config/rviz/*.rviz")),
+        (f"share/{package_name}/config/foxglove", glob("config/foxglove/*.json")),
+        (f"share/{package_name}/config/examples", glob("config/examples/*")),
     ],
     python_requires=">=3.10",
     install_requires=[

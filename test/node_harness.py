@@ -112,9 +112,9 @@ class Robot:
         self.wait(lambda: all(p.get_subscription_count() for p in inputs), "the node's subscriptions")
         self.wait(lambda: all(self.node.count_publishers(t) for t in list(self.heard)), "its publishers")
 
-    def publish_extrinsics(self, camera_frame: str = "camera") -> None:
+    def publish_extrinsics(self, camera_frame: str = "camera", base_frame: str = "base_link") -> None:
         stamped = TransformStamped(
-            header=Header(frame_id="base_link"), child_frame_id=camera_frame, transform=CAMERA_ON_BASE
+            header=Header(frame_id=base_frame), child_frame_id=camera_frame, transform=CAMERA_ON_BASE
         )
         self._static_transforms.publish(TFMessage(transforms=[stamped]))
 
