@@ -26,8 +26,8 @@ class CovarianceConfig:
         ConfigError: a number is not positive.
     """
 
-    factor: float = 30.0  # of the alignment's covariance: neighbouring pixels and channels err together
-    translation_error: float = 0.02  # what no residual shows, as a share of the distance (one deviation)
+    factor: float = 100.0  # of the alignment's covariance: neighbouring pixels and channels err together
+    translation_error: float = 0.05  # what no residual shows, as a share of the distance (one deviation)
     rotation_error: float = 0.02  # the same of the rotation, as a share of the angle that the image moved by
     unaligned_factor: float = 5.0  # of both shares, where the network's first guess of the motion stands
     least_translation: float = 0.001  # metres, one deviation; never less
