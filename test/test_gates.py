@@ -65,7 +65,7 @@ class Script:
         self.xi = FORWARD.copy()
         self.flow = 3.0
         self.agreement = 0.8
-        self.H = np.diag([1e4] * 6)
+        self.H = np.diag([1e6] * 6)
         self.depth = 10.0
         self.failures: list[Exception] = []
         self.matched: list[bool] = []
