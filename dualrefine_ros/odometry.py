@@ -46,6 +46,7 @@ class VisualOdometry:
         self.device = resolve_device(config.device, torch.cuda.is_available())
         self.model = folded(model).to(self.device)
         self._spare = model  # for another device, should this one fail
+        self._released = False
         self._scale = ScaleEstimator(config.scale)
         self._down = _OPTICAL_DOWN
         self._memory = Memory(self._start())
@@ -115,6 +116,7 @@ class VisualOdometry:
         """Give the device's memory back; the pose stays, and the next frame fetches what it needs."""
         self.new_pair()
         self.model.to("cpu")
+        self._released = True
         free_cache(self.device)
 
     @torch.inference_mode()
@@ -131,7 +133,6 @@ class VisualOdometry:
         memory, config = self._memory, self.config
         network = self.model.config
         intrinsics = frame.intrinsics.resized(network.width, network.height)
-        self.model.to(self.device)  # after a release; else it is there
         clock = StageClock(self.device)
 
         look = look_at(frame.image, memory.look)
@@ -151,6 +152,9 @@ class VisualOdometry:
         """What the network says, and why it says less than it was asked; see ``on_device_error``."""
 
         def run(previous: Remembered | None) -> Observation:
+            if self._released:
+                self.model.to(self.device)
+                self._released = False
             c = self.config
             tolerance, precision = c.solver_tolerance, c.precision
             return observe(self.model, frame, previous, self.iterations, tolerance, precision, clock)
@@ -168,6 +172,7 @@ class VisualOdometry:
                     return seen, f"{failed}: only the depth fitted, and a new pair begins."
         if self.config.on_device_error == "cpu" and self.device.type != "cpu":
             self.device, self.model = torch.device("cpu"), folded(self._spare.cpu())
+            self._released = False
             return run(None), f"{failed}: it runs on the CPU from now on, and a new pair begins."
         raise DeviceError(
             f"{failed}: this frame has no answer. Choose a smaller network or free the device; with "

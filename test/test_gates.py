@@ -93,7 +93,11 @@ class Network:
 
     config = ModelConfig("tf_efficientnet_lite0", "tf_efficientnet_lite0", height=64, width=96)
 
+    def __init__(self) -> None:
+        self.places: list[object] = []
+
     def to(self, device: object) -> Network:
+        self.places.append(device)
         return self
 
     def cpu(self) -> Network:
@@ -558,6 +562,26 @@ def test_release_keeps_the_pose(make: Callable[..., Robot]) -> None:
     robot.drive(3)
     robot.odometry.release()
     assert robot.odometry._memory.key is None  # no tensor is kept
+    assert robot.odometry.model.places == [torch.device("cpu"), "cpu"]
+    assert_at(robot.see(), walked(2))
+    assert robot.odometry.model.places[2:] == [torch.device("cpu")]  # fetched again, once
+    assert_at(robot.see(), walked(3))
+    assert len(robot.odometry.model.places) == 3
+
+
+def test_no_room_after_a_release(make: Callable[..., Robot], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have taken the device's memory meanwhile: no silent death, and all is well once it is free."""
+    robot = make()
+    robot.drive(3)
+    robot.odometry.release()
+
+    def refuse(self: Network, device: object) -> Network:
+        raise MEMORY_SPENT
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "to", refuse)
+        with pytest.raises(DeviceError, match="out of memory"):
+            robot.see()
     assert_at(robot.see(), walked(2))
     assert_at(robot.see(), walked(3))
 
