@@ -158,11 +158,12 @@ def test_a_refused_image_leaves_no_trace(engine, robot, make_node) -> None:
 
 
 def test_a_half_refined_image_is_published_with_a_warning(engine, robot, make_node, capfd) -> None:
-    make_node()
+    node = make_node()
     engine.status = Status.DEGRADED
     robot.publish_camera_info()
     robot.publish_image(1)
     robot.wait(lambda: robot.heard["depth/image"], "depth")
+    robot.wait(lambda: ends(node, "answered"), "the count")
     assert "Degraded. As told." in capfd.readouterr().err
     assert robot.odometry_stamps() == [1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from rclpy.subscription import Subscription
 
 DEPTH = 5  # messages waiting for the executor
 LOOK_PERIOD = 0.5  # seconds between looks at the publishers
+SILENCE, LONGEST_SILENCE = 2.0, 60.0  # seconds of it, at first and at most, before subscribing anew
 POLICIES = {"reliable": ReliabilityPolicy.RELIABLE, "sensor_data": ReliabilityPolicy.BEST_EFFORT}
 
 
@@ -34,17 +36,17 @@ class Input:
         self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], qos: str
     ) -> None:
         self._node = node
-        self._arguments = (message_type, topic, callback)
+        self._arguments = (message_type, topic, self._hear)
+        self._callback = callback
+        self._patience = SILENCE
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
         self._qos = qos
         self._reliability = POLICIES.get(qos, ReliabilityPolicy.RELIABLE)
         self._subscription = self._subscribe()
-        self._timer = None
-        if qos == "auto":
-            # Steady: the publishers are there or not, whatever a simulated clock says
-            self._timer = node.create_timer(
-                LOOK_PERIOD, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME)
-            )
+        # Steady: the publishers are there or not, whatever a simulated clock says
+        self._timer = node.create_timer(
+            LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     @property
     def topic(self) -> str:
@@ -53,8 +55,7 @@ class Input:
 
     def close(self) -> None:
         """Stop listening."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
+        self._node.destroy_timer(self._timer)
         self._node.destroy_subscription(self._subscription)
 
     def why_silent(self) -> str:
@@ -76,7 +77,12 @@ class Input:
             )
         return f"its publisher ({publishers[0].node_name}) is there but sends nothing that arrives"
 
+    def _hear(self, message: Any) -> None:
+        self._heard, self._patience = time.monotonic(), SILENCE
+        self._callback(message)
+
     def _subscribe(self) -> Subscription:
+        self._heard = time.monotonic()
         return self._node.create_subscription(
             *self._arguments,
             QoSProfile(depth=DEPTH, reliability=self._reliability),
@@ -89,16 +95,27 @@ class Input:
         if self._qos != "auto":  # which is about to follow
             self._node.get_logger().warning(f"Nothing is received on {self.topic}: {self.why_silent()}.")
 
-    def _follow(self) -> None:
+    def _look(self) -> None:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if self._qos == "auto":
+            self._follow(publishers)
+        # Fast DDS sometimes matches a new subscription with its publisher on one side only: ask again
+        if publishers and time.monotonic() - self._heard > self._patience:
+            self._patience = min(2 * self._patience, LONGEST_SILENCE)
+            self._renew()
+
+    def _renew(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+        self._subscription = self._subscribe()
+
+    def _follow(self, publishers: list[Any]) -> None:
         offered = {publisher.qos_profile.reliability for publisher in publishers}
         best_effort = ReliabilityPolicy.BEST_EFFORT in offered
         fitting = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
         if not offered or fitting is self._reliability:
             return
         self._reliability = fitting
-        self._node.destroy_subscription(self._subscription)
-        self._subscription = self._subscribe()
+        self._renew()
         self._node.get_logger().info(
             f"Receiving {self.topic} as {fitting.name.lower().replace('_', ' ')}, like its publisher."
         )

@@ -152,13 +152,13 @@ class Tracker:
         statistics.iterations = int(np.isfinite(estimate.pose_update_norms).sum())
         statistics.scale, statistics.scale_confidence = estimate.scale, estimate.scale_confidence
         self._outputs.publish_status(frame_status(self._node.get_fully_qualified_name(), estimate, latency))
-        statistics.count_answer(estimate.status.value, latency)
         if estimate.status in (Status.LOST, Status.DEGRADED):
             statistics.problems[estimate.status.value] = (time.monotonic(), estimate.cause)
             self._logger.warning(
                 f"{estimate.status.value.capitalize()}. {estimate.cause}",
                 throttle_duration_sec=WARNING_PERIOD,
             )
+        statistics.count_answer(estimate.status.value, latency)
 
     def _trouble(self, end: str, sentence: str) -> None:
         self._statistics.problems[end] = (time.monotonic(), sentence)
