@@ -15,6 +15,7 @@ import pytest
 
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
+from dualrefine_ros.tools.demo import Interruption
 from dualrefine_ros.tools.demo_player import Recording
 from dualrefine_ros.tools.demo_report import draw_depth_sheet, move_to_base, write_results
 from dualrefine_ros.tools.main import main
@@ -147,3 +148,12 @@ def test_counts_and_latencies_of_a_recording_with_drops(tmp_path: Path) -> None:
     assert summary["latency_ms"] == {"median": 200.0, "p95": 290.0}
     assert summary["against_ground_truth"] is None
     assert (tmp_path / "trajectory.png").exists()
+
+
+def test_an_interruption_that_python_swallows_is_raised_again() -> None:
+    interruption = Interruption()
+    interruption.check()
+    with pytest.raises(KeyboardInterrupt):
+        interruption(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import rclpy
@@ -59,10 +59,17 @@ def run(args: argparse.Namespace) -> int:
     _prepare(args.out)
     if not args.checkpoint:
         print(f"No checkpoint is given: '{args.network}' runs with RANDOM WEIGHTS, its numbers mean nothing.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the node never outlives the demo
+    interruption = Interruption()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM too, so that the node never outlives the demo
+        signal.signal(number, interruption)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = NodeProcess(args.out / NODE_LOG, _node_parameters(args))
-    player = Player(frame_count, SHEET_LENGTH, node.check)
+
+    def check() -> None:
+        interruption.check()
+        node.check()
+
+    player = Player(frame_count, SHEET_LENGTH, check)
     complete = False
     try:
         with node:
@@ -146,6 +153,26 @@ def _tell(summary: dict[str, Any], folder: Path) -> None:
         f"{latency['p95']:.0f} ms at 95 %; weights: {summary['weights']}."
     )
     print("Wrote " + ", ".join(str(folder / name) for name in FILES if (folder / name).exists()))
+
+
+class Interruption:
+    """A signal handler that raises KeyboardInterrupt, and again where Python has swallowed the first.
+
+    One that lands in a callback of C code is printed as ignored and lost.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        self._requested = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the signal has come."""
+        if self._requested:
+            raise KeyboardInterrupt
 
 
 class NodeProcess:
