@@ -15,7 +15,7 @@ from rclpy.subscription import Subscription
 
 DEPTH = 5  # messages waiting for the executor
 LOOK_PERIOD = 0.5  # seconds between looks at the publishers
-SILENCE, LONGEST_SILENCE = 2.0, 60.0  # seconds of it, at first and at most, before subscribing anew
+SILENCE, LONGEST_SILENCE = 2.0, 60.0  # seconds unheard, at first and at most, before subscribing anew
 POLICIES = {"reliable": ReliabilityPolicy.RELIABLE, "sensor_data": ReliabilityPolicy.BEST_EFFORT}
 
 
@@ -38,6 +38,7 @@ class Input:
         self._node = node
         self._arguments = (message_type, topic, self._hear)
         self._callback = callback
+        self._publishers: frozenset[bytes] = frozenset()  # that were there at the last look
         self._patience = SILENCE
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
         self._qos = qos
@@ -78,11 +79,11 @@ class Input:
         return f"its publisher ({publishers[0].node_name}) is there but sends nothing that arrives"
 
     def _hear(self, message: Any) -> None:
-        self._heard, self._patience = time.monotonic(), SILENCE
+        self._deaf_since = None
         self._callback(message)
 
     def _subscribe(self) -> Subscription:
-        self._heard = time.monotonic()
+        self._deaf_since: float | None = time.monotonic()  # None: what is published arrives
         return self._node.create_subscription(
             *self._arguments,
             QoSProfile(depth=DEPTH, reliability=self._reliability),
@@ -99,10 +100,19 @@ class Input:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if self._qos == "auto":
             self._follow(publishers)
-        # Fast DDS sometimes matches a new subscription with its publisher on one side only: ask again
-        if publishers and time.monotonic() - self._heard > self._patience:
+        now, identities = time.monotonic(), frozenset(bytes(one.endpoint_gid) for one in publishers)
+        if identities != self._publishers:
+            if self._publishers or self._deaf_since is not None:  # else the newcomers were heard already
+                self._deaf_since = now
+            self._publishers, self._patience = identities, SILENCE
+        # Fast DDS sometimes matches a new subscription or publisher on one side only: ask again. What was
+        # heard once is matched, however long it is silent.
+        if publishers and self._deaf_since is not None and now - self._deaf_since > self._patience:
             self._patience = min(2 * self._patience, LONGEST_SILENCE)
             self._renew()
+            self._node.get_logger().info(
+                f"Nothing arrives on {self.topic} from {publishers[0].node_name}: subscribed anew."
+            )
 
     def _renew(self) -> None:
         self._node.destroy_subscription(self._subscription)
