@@ -87,7 +87,7 @@ def test_import_and_load_give_the_published_network(
         "update_block.gru.convq.weight_v",
         "pnets.0.1.pose2.bias",
     ):
-        assert torch.equal(ours[our_key(key)], published[key]), key
+        assert torch.equal(ours[str(our_key(key))], published[key]), key
     direct = from_published(published)
     assert all(torch.equal(ours[key], value) for key, value in direct.state_dict().items())
     with safe_open(out, "pt") as file:
@@ -169,21 +169,60 @@ def test_bad_published_files(
     torch.save({"encoder.weight": torch.zeros(2)}, other)
     evil = tmp_path / "evil.pth"
     torch.save({"x": Evil()}, evil)
+    old = tmp_path / "old.pth"
+    torch.save({"x": Evil()}, old, _use_new_zipfile_serialization=False)
     out = tmp_path / "out.safetensors"
-    for bad in (truncated, text, empty, a_list, other, evil, tmp_path / "missing.pth", tmp_path, small):
+    for bad, reason in {
+        truncated: "is cut short",
+        text: "is not a PyTorch file",
+        empty: "is empty",
+        a_list: "holds a list, not a state dict",
+        other: "unexpected (encoder.weight)",
+        evil: "holds more than tensors and numbers",
+        old: "holds more than tensors and numbers",
+        tmp_path / "missing.pth": "There is no checkpoint",
+        tmp_path: "is a folder",
+        small: "is a safetensors file",
+    }.items():
         status, message = run(capsys, "import", bad, out)
         assert status == 2, bad
         assert_one_sentence(message)
+        assert reason in message
+        assert "\x1b" not in message
+        assert "orch.load" not in message
         assert not out.exists()
     assert not (tmp_path / "evil_was_here").exists()
     assert {p.name for p in tmp_path.iterdir() if p.suffix != ".pth"} == set()
 
 
+def test_our_own_names_are_not_published_ones() -> None:
+    with pytest.raises(CheckpointError, match=r"unexpected \(.*depth_backbone\.net\."):
+        from_published(random_model("published").state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    published: dict[str, Any], small: Path, tmp_path: Path, value: float
+) -> None:
+    delta = published["reproject_2.delta"].clone().fill_(value)
+    with pytest.raises(CheckpointError, match=r"1 not finite \(reproject_2\.delta\)"):
+        from_published(published | {"reproject_2.delta": delta})
+    broken = tmp_path / "broken.safetensors"
+    with safe_open(small, "pt") as file:
+        save_file(load_file(small) | {"refiner.delta": torch.full((1,), value)}, broken, file.metadata())
+    with pytest.raises(CheckpointError, match=r"1 not finite \(refiner\.delta\)"):
+        load_checkpoint(broken)
+
+
 def test_output_that_cannot_be_written(pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for out in (tmp_path / "no_such_folder" / "x.safetensors", tmp_path / "x.pth"):
+    for out, reason in (
+        (tmp_path / "no_such_folder" / "x.safetensors", "There is no folder"),
+        (tmp_path / "x.pth", "name the output x.safetensors"),
+    ):
         status, message = run(capsys, "import", pth, out)
         assert status == 2
         assert_one_sentence(message)
+        assert reason in message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -196,6 +196,13 @@ def test_refuses_what_does_not_fit(model: DualRefine) -> None:
         model(image, image, INTRINSICS[0])
     with pytest.raises(InputError, match="0 or more"):
         model(image, image, INTRINSICS, iterations=-1)
+    for tolerance in (-1.0, float("nan")):
+        with pytest.raises(InputError, match="0 or more"):
+            model(image, image, INTRINSICS, tolerance=tolerance)
+    with pytest.raises(InputError, match="floating point"):
+        model((image * 255).byte(), image, INTRINSICS)
+    with pytest.raises(InputError, match="floating point"):
+        model(image, (image * 255).byte(), INTRINSICS)
     with pytest.raises(ConfigError, match="no backbone named"):
         DualRefine(replace(SMALL, depth_backbone="no_such_net"))
     with pytest.raises(ConfigError, match="strides"):

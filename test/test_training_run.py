@@ -245,10 +245,13 @@ trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_model_s
 def test_export_refuses_what_is_no_training_checkpoint(tmp_path: Path, capsys) -> None:
     (tmp_path / "noise.ckpt").write_bytes(b"noise")
     assert main(["export", str(tmp_path / "noise.ckpt"), str(tmp_path / "out.safetensors")]) == 2
+    torch.save({"epoch": 3}, tmp_path / "foreign.ckpt")
+    assert main(["export", str(tmp_path / "foreign.ckpt"), str(tmp_path / "out.safetensors")]) == 2
     assert main(["export", str(tmp_path / "absent.ckpt"), str(tmp_path / "out.safetensors")]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "is no checkpoint of a training run" in errors[0]
-    assert "There is no checkpoint" in errors[1]
+    assert "is not a PyTorch file" in errors[0]
+    assert "is no checkpoint of a training run" in errors[1]
+    assert "There is no checkpoint" in errors[2]
 
 
 def test_missing_packages_are_named(monkeypatch, capsys) -> None:

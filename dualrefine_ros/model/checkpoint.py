@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from dualrefine_ros.errors import CheckpointError, ConfigError
 from dualrefine_ros.model.config import ModelConfig
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.published import check_fit, needed
+from dualrefine_ros.model.torch_file import read_torch_file, require_file
 
 FORMAT = "dualrefine_ros/1"
 # the published file's plain entries may be NumPy numbers, pickled under either name of NumPy's module
@@ -51,11 +51,14 @@ def save_checkpoint(model: DualRefine, path: str | Path, info: CheckpointInfo | 
     """Write a checkpoint; an interrupted or failed call leaves no file of that name half-written.
 
     Raises:
-        CheckpointError: the name does not end in .safetensors, or the file cannot be written.
+        CheckpointError: the name does not end in .safetensors, its folder does not exist, or the file cannot
+            be written.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise CheckpointError(f"Checkpoints are {SUFFIX} files: name the output {path.stem}{SUFFIX}.")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"There is no folder {path.parent} to write {path.name} to: create it first.")
     info = info or CheckpointInfo(model.config)
     metadata = {
         "format": FORMAT,
@@ -72,7 +75,8 @@ def save_checkpoint(model: DualRefine, path: str | Path, info: CheckpointInfo | 
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"Cannot write the checkpoint {path}: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"Cannot write the checkpoint {path}: {reason}.") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -107,7 +111,7 @@ def load_checkpoint(path: str | Path) -> DualRefine:
 
 
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
-    _require_file(path)
+    require_file(path)
     if path.suffix in (".pth", ".pt"):
         raise CheckpointError(
             f"{path} is a PyTorch file: turn it into a checkpoint with "
@@ -117,9 +121,9 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], Chec
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): copy or download it again."
+            f"{path} is not a whole safetensors file: copy or download it again."
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of dualrefine_ros.")
@@ -131,38 +135,13 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], Chec
     return tensors, CheckpointInfo(config, metadata.get("licence", "unknown"), training)
 
 
-def _require_file(path: Path) -> None:
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint {path}: check the path.")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file.")
-
-
 def read_published(path: str | Path) -> dict[str, Any]:
     """The state dict in a published ``depth_pose.pth``; nothing in it is executed.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not a PyTorch state dict.
+        CheckpointError: the file is missing, damaged, or holds anything but a state dict.
     """
-    path = Path(path)
-    _require_file(path)
-    try:
-        # the plain entries beside the weights may be NumPy numbers
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise CheckpointError(
-            f"{path} is not a whole PyTorch state dict ({reason}): copy or download it again."
-        ) from error
+    state_dict = read_torch_file(Path(path), _NUMPY_NUMBERS)
     if not isinstance(state_dict, dict):
         raise CheckpointError(f"{path} holds a {type(state_dict).__name__}, not a state dict.")
     return state_dict

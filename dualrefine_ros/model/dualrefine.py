@@ -166,9 +166,12 @@ class DualRefine(nn.Module):
             tolerance: relative residual at which the solver stops early; 0 never does.
 
         Raises:
-            InputError: shapes do not fit together, or ``iterations`` is negative.
+            InputError: shapes do not fit together, images are not floating point, or ``iterations`` or
+                ``tolerance`` is negative.
         """
-        _check_inputs(image_cur, image_prev, intrinsics, iterations)
+        _check_inputs(image_cur, image_prev, intrinsics)
+        if iterations < 0 or not tolerance >= 0:
+            raise InputError(f"iterations and tolerance must be 0 or more, not {iterations} and {tolerance}.")
         cur = self.encode(image_cur)
         disp_teacher = self.upsample(cur.disparity, cur.hidden)
         if image_prev is None:
@@ -189,7 +192,7 @@ class DualRefine(nn.Module):
         )
 
 
-def _check_inputs(image_cur: Tensor, image_prev: Tensor | None, intrinsics: Tensor, iterations: int) -> None:
+def _check_inputs(image_cur: Tensor, image_prev: Tensor | None, intrinsics: Tensor) -> None:
     """Raises InputError where the arguments of the network do not fit together."""
     if (
         image_cur.dim() != 4
@@ -200,6 +203,8 @@ def _check_inputs(image_cur: Tensor, image_prev: Tensor | None, intrinsics: Tens
             "The network needs images (B, 3, H, W) with H and W multiples of 32, "
             f"not {tuple(image_cur.shape)}."
         )
+    if not all(image.is_floating_point() for image in (image_cur, image_prev) if image is not None):
+        raise InputError("The network needs images of floating point numbers in [0, 1]: divide bytes by 255.")
     if image_prev is not None and image_prev.shape != image_cur.shape:
         raise InputError(
             f"The two images differ in shape: {tuple(image_cur.shape)} and {tuple(image_prev.shape)}."
@@ -208,5 +213,3 @@ def _check_inputs(image_cur: Tensor, image_prev: Tensor | None, intrinsics: Tens
         raise InputError(
             f"Intrinsics must be ({image_cur.shape[0]}, 4): fx, fy, cx, cy; not {tuple(intrinsics.shape)}."
         )
-    if iterations < 0:
-        raise InputError(f"The number of iterations must be 0 or more, not {iterations}.")

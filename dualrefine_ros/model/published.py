@@ -55,16 +55,17 @@ PREFIXES = (
     ("reproject_2.", "refiner."),
 )
 _MAX_LISTED = 8
+_HOMELESS = "?"  # before a key of the file that has no home; none of ours starts so
 
 
-def our_key(published: str) -> str:
-    """The home of a published key; the key itself where it has none."""
+def our_key(published: str) -> str | None:
+    """The home of a published key; None where it has none."""
     for prefix, ours in PREFIXES:
         if published.startswith(prefix):
             key = ours + published[len(prefix) :]
             key = key.replace(".weight_g", ".parametrizations.weight.original0")
             return key.replace(".weight_v", ".parametrizations.weight.original1")
-    return published
+    return None
 
 
 def published_key(ours: str) -> str:
@@ -85,7 +86,7 @@ def _listing(title: str, keys: list[str]) -> str:
 def check_fit(
     expected: Mapping[str, Tensor], given: Mapping[str, Tensor], name: Callable[[str], str] = str
 ) -> None:
-    """Compare two state dicts key by key.
+    """Compare two state dicts key by key, and look at every number.
 
     Args:
         expected: of the network.
@@ -93,7 +94,7 @@ def check_fit(
         name: our key to the name the file's owner knows.
 
     Raises:
-        CheckpointError: keys are missing, unexpected or of another shape; lists them.
+        CheckpointError: keys are missing, unexpected, of another shape or not finite; lists them.
     """
     misshapen = {
         key: f" {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
@@ -106,6 +107,7 @@ def check_fit(
             ("missing", expected.keys() - given.keys()),
             ("unexpected", given.keys() - expected.keys()),
             ("of another shape", misshapen.keys()),
+            ("not finite", {key for key, value in given.items() if not bool(torch.isfinite(value).all())}),
         )
         if keys
     ]
@@ -119,7 +121,12 @@ def check_fit(
 
 def needed(model: DualRefine) -> dict[str, Tensor]:
     """The part of a model's state dict that a checkpoint holds: all but batch counters."""
-    return {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    return {k: v for k, v in model.state_dict().items() if not is_counter(k)}
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key is that of a batch counter, which no network needs to run."""
+    return key.endswith("num_batches_tracked")
 
 
 def published_config(state_dict: Mapping[str, Any]) -> ModelConfig:
@@ -143,10 +150,11 @@ def from_published(state_dict: Mapping[str, Any]) -> DualRefine:
         state_dict: key -> torch tensor or NumPy array, with or without the plain entries ``height`` etc.
 
     Raises:
-        CheckpointError: keys are missing, unexpected or of another shape; lists them.
+        CheckpointError: keys are missing, unexpected, of another shape or not finite; lists them.
     """
     model = DualRefine(published_config(state_dict))
-    given = {}
+    given: dict[str, Tensor] = {}
+    names: dict[str, str] = {}  # ours -> the file's
     for key, value in state_dict.items():
         if key in PLAIN_ENTRIES or UNUSED.match(key):
             continue
@@ -154,7 +162,8 @@ def from_published(state_dict: Mapping[str, Any]) -> DualRefine:
             raise CheckpointError(
                 f"The checkpoint's entry '{key}' is a {type(value).__name__}, not a tensor."
             )
-        given[our_key(key)] = torch.as_tensor(value).float()
-    check_fit(needed(model), given, published_key)
+        home = our_key(key) or f"{_HOMELESS}{key}"
+        given[home], names[home] = torch.as_tensor(value).float(), key
+    check_fit(needed(model), given, lambda home: names.get(home) or published_key(home))
     model.load_state_dict(given, strict=False)
     return model.eval()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -19,7 +17,8 @@ from torch import Tensor, nn
 
 from dualrefine_ros.errors import CheckpointError
 from dualrefine_ros.model import DualRefine, load_checkpoint
-from dualrefine_ros.model.published import check_fit, needed
+from dualrefine_ros.model.published import check_fit, is_counter, needed
+from dualrefine_ros.model.torch_file import read_torch_file, require_file
 
 log = logging.getLogger(__name__)
 
@@ -98,15 +97,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged or no state dict.
     """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file of weights {path}: check the path.")
-    try:
-        if path.suffix == ".safetensors":
+    require_file(path)
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise CheckpointError(f"{path} is no whole file of weights ({reason}): get it again.") from error
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is no whole safetensors file: get it again.") from error
+    weights = read_torch_file(path)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds no state dict.")
     return weights
@@ -121,11 +118,11 @@ def load_backbone(net: nn.Module, name: str, weights: Mapping[str, Tensor], orig
     Raises:
         CheckpointError: the weights are of another network.
     """
-    whole = [k for k in timm.create_model(name, pretrained=False).state_dict() if not _is_counter(k)]
-    given = {k: v for k, v in weights.items() if not _is_counter(k)}
+    whole = [k for k in timm.create_model(name, pretrained=False).state_dict() if not is_counter(k)]
+    given = {k: v for k, v in weights.items() if not is_counter(k)}
     if not set(whole) >= set(given) and len(whole) == len(given):
         given = dict(zip(whole, given.values(), strict=True))
-    own = {k: v for k, v in net.state_dict().items() if not _is_counter(k)}
+    own = {k: v for k, v in net.state_dict().items() if not is_counter(k)}
     fitting = {}
     for key in own.keys() & given.keys():
         value = given[key]
@@ -137,7 +134,3 @@ def load_backbone(net: nn.Module, name: str, weights: Mapping[str, Tensor], orig
     except CheckpointError as error:
         raise CheckpointError(f"{origin} does not hold weights of {name}: {error}") from error
     net.load_state_dict(fitting, strict=False)
-
-
-def _is_counter(key: str) -> bool:
-    return key.endswith("num_batches_tracked")
