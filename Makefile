@@ -2,6 +2,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
+BENCH_ARGS ?=
 DEMO_ARGS ?=
 SOAK_ARGS ?=
 TEST_ARGS ?=
@@ -40,7 +41,7 @@ if not "$(ROS_SOURCED)":
 endef
 export CHECK_PYTHON
 
-.PHONY: help setup demo soak test lint format clean
+.PHONY: help setup bench demo soak test lint format clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ demo: setup ## Run the bundled KITTI clip through the node; results in out/demo 
 
 soak: setup ## Torment the node for half an hour; report in out/soak (options: SOAK_ARGS=...).
 	OMP_NUM_THREADS=1 $(RUN) dualrefine_ros.tools.main soak $(SOAK_ARGS)
+
+bench: setup ## Measure speed and memory against the network done plainly; out/bench (options: BENCH_ARGS=...).
+	$(RUN) dualrefine_ros.tools.main bench $(BENCH_ARGS)
 
 test: lint ## Check style and types, run the tests (options for pytest: TEST_ARGS=...).
 	$(RUN) pytest $(TEST_ARGS)

@@ -24,7 +24,7 @@ LAYERS = (
     {"memory"},
     {"odometry", "data"},
     {"evaluation"},
-    {"ros", "training"},
+    {"benchmark", "ros", "training"},
     {"tools"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -7,6 +7,7 @@ imported only when it is called, so that ``dualrefine --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ from dualrefine_ros.errors import DualRefineError
 
 # name: (module of dualrefine_ros.tools, one line of help)
 COMMANDS = {
+    "bench": ("bench", "measure the speed and memory of the network on this machine"),
     "demo": ("demo", "play the bundled clip through the ROS node and draw what comes back"),
     "evaluate": ("evaluate", "score odometry or depth the way the literature does"),
     "export": ("export", "turn a checkpoint of a training run into one that node and replay load"),
@@ -27,6 +29,8 @@ COMMANDS = {
     "soak": ("soak", "torment the ROS node for half an hour and report how it bears it"),
     "splits": ("splits", "print the lists of KITTI frames the literature trains and tests on"),
 }
+
+OUTPUT_CLOSED, INTERRUPTED = 141, 130  # exit statuses, as the shell's
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -60,24 +64,41 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; a DualRefineError becomes one sentence on stderr and exit status 2."""
+    """Run one subcommand; a DualRefineError becomes one sentence on stderr and exit status 2.
+
+    Output that nobody reads any more (``dualrefine ... | head``) ends the program quietly.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in arguments if not a.startswith("-")), "")
     args = build_parser(command).parse_args(arguments)
     try:
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()  # a disk that is full shows now, or when nobody can say so any more
+        return status
+    except BrokenPipeError:
+        return OUTPUT_CLOSED
     except DualRefineError as error:
         print(f"dualrefine {args.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder without permission: the path and the reason say it all
         print(
-            f"dualrefine {args.command}: {error.filename or 'a file'}: {error.strerror or error}.",
+            f"dualrefine {args.command}: {error.filename or 'The output'}: {error.strerror or error}.",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
         print(f"dualrefine {args.command}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    finally:
+        _flush_or_drop()
+
+
+def _flush_or_drop() -> None:
+    """Print what is printable: at its own end Python would complain of the rest in words of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""``dualrefine bench``: how fast the engine is here, against the same network done plainly.
+
+Engine and reference take turns on the same frames, and every ratio is one of frames measured one after the
+other. On a machine that does other work too, trust the ratios and not the milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dualrefine_ros.benchmark.cases import Case
+from dualrefine_ros.benchmark.machine import describe_machine
+from dualrefine_ros.benchmark.measure import Row, measure
+from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.evaluation.output_files import write_json
+from dualrefine_ros.observation import PRECISIONS
+from dualrefine_ros.tools.table import format_table
+
+RESULTS = "bench.json"
+HEADER = (
+    "network", "input", "device", "type", "it.", "frame", "encode", "pose", "refine", "update", "upsample",
+    "frames/s", "MiB", "reference", "MiB", "faster", "update faster", "differs by",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``dualrefine bench``."""
+    several: dict[str, Any] = {"nargs": "+", "metavar": "X"}
+    parser.add_argument("--networks", **several, help="published, small (random weights) or checkpoints")
+    parser.add_argument("--sizes", **several, help="network inputs, as 192x640; without: each network's own")
+    parser.add_argument("--iterations", **several, type=int, help="of the refiner")
+    parser.add_argument("--precisions", **several, choices=list(PRECISIONS), help=", ".join(PRECISIONS))
+    parser.add_argument("--devices", **several, help="cpu, cuda ...; without: all there are")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="frames measured of each side")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; without: PyTorch's own choice")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="for the results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print a table, write the figures."""
+    if args.repeats < 1 or (args.threads is not None and args.threads < 1):
+        raise ConfigError("--repeats and --threads must be 1 or more.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cases = chosen_cases(args)
+    machine = describe_machine()
+    rows: list[Row] = []
+    for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
+        rows.append(measure(case, args.repeats))
+        write_json(args.out / RESULTS, {"machine": machine, "rows": [asdict(row) for row in rows]})
+    print(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}")
+    print(table(rows))
+    print(f"Times in ms, medians of {args.repeats}. All figures: {args.out / RESULTS}")
+    return 0
+
+
+def chosen_cases(args: argparse.Namespace) -> list[Case]:
+    """Every combination of what was asked for; without a wish, those that show the most in a few minutes.
+
+    Raises:
+        ConfigError: a size cannot be read.
+    """
+    devices = args.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if not (args.networks or args.sizes or args.iterations or args.precisions):
+        return [case for device in devices for case in default_cases(device)]
+    combinations = product(
+        devices,
+        args.networks or ["published"],
+        map(_size, args.sizes or ["0x0"]),
+        args.iterations or [6],
+        args.precisions or ["float32"],
+    )
+    return [
+        Case(network, height, width, iterations, precision, device)
+        for device, network, (height, width), iterations, precision in combinations
+    ]
+
+
+def default_cases(device: str) -> list[Case]:
+    """The published and the small network as they are run, without refinement, and in a shorter type."""
+    short = "float16" if device.startswith("cuda") else "bfloat16"
+    return [
+        Case("published", iterations=6, device=device),
+        Case("published", iterations=0, device=device),
+        Case("published", iterations=6, precision=short, device=device),
+        Case("published", 96, 320, iterations=6, device=device),
+        Case("small", iterations=6, device=device),
+        Case("small", iterations=0, device=device),
+    ]
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"A size is written HEIGHTxWIDTH, as 192x640, not '{text}'.") from None
+    return height, width
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows in plain text."""
+    return format_table(HEADER, [_cells(row) for row in rows])
+
+
+def _cells(row: Row) -> list[str]:
+    case, fast, plain = row.case, row.engine, row.reference
+    stages = [f"{fast.stages_ms[stage]:.1f}" for stage in ("encode", "teacher_pose", "refine")]
+    return [
+        Path(case.network).name,
+        f"{case.height}x{case.width}",
+        case.device,
+        case.precision,
+        str(case.iterations),
+        f"{fast.frame_ms:.1f}",
+        *stages,
+        _number(fast.update_ms, ".1f"),
+        f"{fast.stages_ms['upsample']:.1f}",
+        f"{fast.frames_per_s:.2f}",
+        _number(fast.peak_memory_mib, ".0f"),
+        f"{plain.frame_ms:.1f}",
+        _number(plain.peak_memory_mib, ".0f"),
+        f"{row.speed_up:.2f}x",
+        _number(row.update_speed_up, ".2f", "x"),
+        f"{max(row.disparity_difference, row.pose_difference):.0e}",
+    ]
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
