@@ -10,7 +10,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(include=[package_name, f"{package_name}.*"]),
-    package_data={package_name: ["data/split_lists/*.txt.xz", "model/sampling/*.cpp"]},
+    package_data={package_name: ["data/split_lists/*.txt.xz", "model/native/*.cpp", "model/native/*.h"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
@@ -19,6 +19,7 @@ setup(
         (f"share/{package_name}/config/rviz", glob("config/rviz/*.rviz")),
         (f"share/{package_name}/config/foxglove", glob("config/foxglove/*.json")),
         (f"share/{package_name}/config/examples", glob("config/examples/*")),
+        (f"share/{package_name}/models", glob("models/*")),
     ],
     python_requires=">=3.10",
     install_requires=[

@@ -254,6 +254,25 @@ def test_export_refuses_what_is_no_training_checkpoint(tmp_path: Path, capsys) -
     assert "There is no checkpoint" in errors[2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--model.shedule", "3"], "--model.shedule"),
+        (["--trainer.max_epochs", "many"], "many"),
+        (["--data.train", '[{"path": "nowhere"}]'], "There is no recording nowhere"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "fit", "--trainer.accelerator", "cpu", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert reason in error[-1]
+    assert not any("usage:" in line for line in error)
+
+
 def test_missing_packages_are_named(monkeypatch, capsys) -> None:
     for loaded in [name for name in sys.modules if name.startswith("dualrefine_ros.training")]:
         monkeypatch.delitem(sys.modules, loaded)

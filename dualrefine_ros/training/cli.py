@@ -10,10 +10,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.training.curves import RunCurves
 from dualrefine_ros.training.datamodule import TripletData
 from dualrefine_ros.training.module import DualRefineTraining
@@ -68,17 +70,31 @@ def checkpoint_folder(out: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run ``fit``, ``validate`` or another command of Lightning's."""
+    """Run ``fit``, ``validate`` or another command of Lightning's.
+
+    Raises:
+        ConfigError: an argument or a configuration file is wrong.
+    """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # batches are a function of epoch and position, which the checkpoint holds
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
+    try:
+        _run(list(arguments))
+    except ArgumentError as error:
+        raise ConfigError(
+            f"{' '.join(str(error).split())} ('dualrefine train fit --help' lists all)."
+        ) from error
+
+
+def _run(arguments: list[str]) -> None:
     TrainingCLI(
         DualRefineTraining,
         TripletData,
-        args=list(arguments),
+        args=arguments,
+        parser_kwargs={"exit_on_error": False},
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={

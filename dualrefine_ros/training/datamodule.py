@@ -35,8 +35,14 @@ class Recording:
     options: dict[str, Any] = field(default_factory=dict)
 
     def open(self) -> list[tuple[Source, npt.NDArray[np.int64] | None]]:
-        """The sources, each with the indices of the frames it is about; None for all."""
+        """The sources, each with the indices of the frames it is about; None for all.
+
+        Raises:
+            DataError: there is nothing at the path, or it cannot be read.
+        """
         path = self.path.expanduser()
+        if not path.exists():
+            raise DataError(f"There is no recording {path}: correct data.train or data.validate.")
         if self.split is None:
             return [(open_source(path, **self.options), None)]
         drives = open_split(self.split, path, **self.options)
