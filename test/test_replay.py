@@ -24,6 +24,8 @@ from dualrefine_ros.evaluation.replay import Step, replay
 from dualrefine_ros.evaluation.results import ResultsFolder
 from dualrefine_ros.frame import Estimate, Frame, Intrinsics, Status
 from dualrefine_ros.geometry.trajectory import read_trajectory
+from dualrefine_ros.model import ModelConfig, random_model, save_checkpoint
+from dualrefine_ros.observation import STAGES
 from dualrefine_ros.odometry import VisualOdometry
 from dualrefine_ros.tools.main import main
 from dualrefine_ros.tools.replay import select
@@ -79,6 +81,11 @@ def kitti_folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def replay_command(source: Path, out: Path, *arguments: str) -> int:
+    """The command with the smaller network."""
+    return main(["replay", str(source), "--out", str(out), "--network", "small", *arguments])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -142,10 +149,10 @@ def test_selection(kitti_folder: Path) -> None:
 
 def test_command_line_leaves_a_folder_of_results(kitti_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["replay", str(kitti_folder), "--out", str(out), "--iterations", "2", "--device", "cpu"]
-    assert main([*arguments, "--depth", "png", "npz"]) == 0
+    arguments = ["--iterations", "2", "--device", "cpu"]
+    assert replay_command(kitti_folder, out, *arguments, "--depth", "png", "npz") == 0
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["weights"] == "RANDOM WEIGHTS"
+    assert (summary["weights"], summary["network"]) == ("RANDOM WEIGHTS", "small")
     assert summary["complete"] is True
     assert (summary["frames"], summary["frames_unreadable"]) == (7, 1)
     assert summary["frames_by_status"] == {"first": 1, "tracking": 6}
@@ -164,8 +171,9 @@ def test_command_line_leaves_a_folder_of_results(kitti_folder: Path, tmp_path: P
         stages = [
             float(value or 0) for name, value in row.items() if name.endswith("_ms") and name != "total_ms"
         ]
-        assert len(stages) == 6
-        assert 0 < sum(stages) <= float(row["total_ms"]) + 0.01
+        assert len(stages) == len(STAGES)
+        assert min(stages) > 0
+        assert sum(stages) <= float(row["total_ms"]) + 0.01
 
     depth = read_depth(out / "depth" / "0000000005.npz")
     assert depth.shape == (HEIGHT, WIDTH)
@@ -178,7 +186,7 @@ def test_command_line_leaves_a_folder_of_results(kitti_folder: Path, tmp_path: P
     )
 
     again = tmp_path / "again"
-    assert main([*arguments[:3], str(again), *arguments[4:]]) == 0
+    assert replay_command(kitti_folder, again, *arguments) == 0
     assert (again / "trajectory_tum.txt").read_bytes() == (out / "trajectory_tum.txt").read_bytes()
 
 
@@ -196,9 +204,7 @@ def test_interrupt_leaves_complete_results(
     monkeypatch.setattr(VisualOdometry, "process", interrupted)
     before = signal.getsignal(signal.SIGINT)
     out = tmp_path / "out"
-    assert (
-        main(["replay", str(kitti_folder), "--out", str(out), "--iterations", "1", "--depth", "png"]) == 130
-    )
+    assert replay_command(kitti_folder, out, "--iterations", "1", "--depth", "png") == 130
     assert signal.getsignal(signal.SIGINT) is before
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["complete"], summary["frames"]) == (False, 3)
@@ -207,11 +213,37 @@ def test_interrupt_leaves_complete_results(
     assert (out / "trajectory.png").is_file()
 
 
+def test_weights_that_do_not_refine_the_pose_leave_whole_results(kitti_folder: Path, tmp_path: Path) -> None:
+    config = ModelConfig("tf_efficientnet_lite0", "tf_efficientnet_lite0", 32, 96, pose_updates=False)
+    save_checkpoint(random_model(config), tmp_path / "fixed_pose.safetensors")
+    arguments = ["--checkpoint", str(tmp_path / "fixed_pose.safetensors"), "--iterations", "2"]
+    assert replay_command(kitti_folder, tmp_path / "out", *arguments) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["weights"], summary["network"]) == (
+        "weights fixed_pose",
+        "tf_efficientnet_lite0 96x32",
+    )
+    assert cv2.imread(str(tmp_path / "out" / "engine.png")) is not None
+
+
+def test_results_do_not_wait_for_pictures(
+    kitti_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_picture(*_: object) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("dualrefine_ros.evaluation.results.plot_replay", no_picture)
+    with pytest.raises(RuntimeError, match="no font"):
+        replay_command(kitti_folder, tmp_path / "out", "--iterations", "0")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is True
+    assert len(read_trajectory(tmp_path / "out" / "trajectory_tum.txt")) == 7
+
+
 def test_skipped_frames_are_no_gap(kitti_folder: Path, tmp_path: Path) -> None:
     """Frames half a second apart, every third: more than the second after which a live camera starts anew."""
     (kitti_folder / "times.txt").write_text("".join(f"{0.5 * i}\n" for i in range(9)))
-    arguments = ["--every", "3", "--end", "3", "--iterations", "1", "--out", str(tmp_path / "out")]
-    assert main(["replay", str(kitti_folder), *arguments]) == 0
+    arguments = ["--every", "3", "--end", "3", "--iterations", "1"]
+    assert replay_command(kitti_folder, tmp_path / "out", *arguments) == 0
     assert [row["frame"] for row in rows(tmp_path / "out")] == ["0", "3"]
     assert [row["status"] == "first" for row in rows(tmp_path / "out")] == [True, False]
 
@@ -229,12 +261,12 @@ def test_a_crash_of_the_engine_keeps_what_was_done(
         return process(self, frame)
 
     monkeypatch.setattr(VisualOdometry, "process", failing)
-    arguments = ["replay", str(kitti_folder), "--out", str(tmp_path / "out"), "--iterations", "1"]
+    arguments = (kitti_folder, tmp_path / "out", "--iterations", "1")
     if isinstance(error, DeviceError):
-        assert main(arguments) == 2
+        assert replay_command(*arguments) == 2
     else:
         with pytest.raises(RuntimeError, match="a fault"):
-            main(arguments)
+            replay_command(*arguments)
     assert len(calls) == 3
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["complete"] is False
     assert len(read_trajectory(tmp_path / "out" / "trajectory_tum.txt")) == 2
@@ -258,9 +290,9 @@ def test_an_earlier_replay_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 def test_folders_that_hold_something_else_are_left_alone(
     kitti_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["replay", str(kitti_folder), "--out", str(kitti_folder)]) == 2
+    assert replay_command(kitti_folder, kitti_folder) == 2
     assert "is not empty and holds no replay" in capsys.readouterr().err
-    assert main(["replay", str(kitti_folder), "--out", str(kitti_folder / "calib.txt")]) == 2
+    assert replay_command(kitti_folder, kitti_folder / "calib.txt") == 2
     assert "is a file" in capsys.readouterr().err
     assert (kitti_folder / "times.txt").is_file()
 
@@ -268,7 +300,7 @@ def test_folders_that_hold_something_else_are_left_alone(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--start", "90"], "none of them"),
+        (["--start", "90"], "has frames 0 to 8, none of them in --start 90."),
         (["--checkpoint", "absent.safetensors"], "absent.safetensors"),
         (["--device", "abacus"], "abacus"),
         (["--iterations", "-1"], "iterations"),
@@ -282,7 +314,7 @@ def test_bad_options_are_one_sentence(
     arguments: list[str],
     message: str,
 ) -> None:
-    assert main(["replay", str(kitti_folder), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert replay_command(kitti_folder, tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
@@ -291,8 +323,7 @@ def test_rerun_is_an_extra(
     kitti_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    arguments = ["--out", str(tmp_path / "out"), "--rrd", str(tmp_path / "a.rrd")]
-    assert main(["replay", str(kitti_folder), *arguments]) == 2
+    assert replay_command(kitti_folder, tmp_path / "out", "--rrd", str(tmp_path / "a.rrd")) == 2
     assert "Rerun is not installed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -304,21 +335,14 @@ def test_rerun_without_a_display_says_so(
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert main(["replay", str(kitti_folder), "--out", str(tmp_path / "out"), "--view"]) == 2
+    assert replay_command(kitti_folder, tmp_path / "out", "--view") == 2
     assert "There is no display" in capsys.readouterr().err
 
 
 def test_rerun_recording(kitti_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("rerun")
-    arguments = [
-        "--iterations",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-        "--rrd",
-        str(tmp_path / "deep" / "a.rrd"),
-    ]
-    assert main(["replay", str(kitti_folder), *arguments]) == 0
+    arguments = ["--iterations", "1", "--rrd", str(tmp_path / "deep" / "a.rrd")]
+    assert replay_command(kitti_folder, tmp_path / "out", *arguments) == 0
     content = (tmp_path / "deep" / "a.rrd").read_bytes()
     assert content.startswith(b"RRF")
     assert len(content) > 10_000

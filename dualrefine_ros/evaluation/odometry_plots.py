@@ -15,6 +15,7 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     local_scale,
     position_errors,
 )
+from dualrefine_ros.evaluation.output_files import make_folder
 from dualrefine_ros.evaluation.plots import line_look, new_axes, new_figure, plot_trajectories, save
 from dualrefine_ros.geometry.trajectory import Trajectory
 
@@ -29,8 +30,11 @@ def plot_odometry(folder: Path, results: Mapping[str, OdometryResult], title: st
 
     Returns:
         The files written.
+
+    Raises:
+        ConfigError: the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = [folder / name for name in ("trajectory.png", "error_over_length.png", "scale_drift.png")]
     longest = max(results.values(), key=lambda result: len(result.truth))
     estimates = {name: _in_world(result.estimate, result) for name, result in results.items()}

@@ -156,15 +156,6 @@ def replay(
 
 def _numbered(source: Iterable[Frame], indices: Sequence[int] | None) -> Iterator[tuple[int, Frame]]:
     if not isinstance(source, Source):
-        yield from enumerate(source)
-        return
-    latest = 0
-
-    def walk() -> Iterator[int]:  # frames() leaves some out: remember which one it is at
-        nonlocal latest
-        for index in range(len(source)) if indices is None else indices:
-            latest = index
-            yield index
-
-    for frame in source.frames(walk()):
-        yield source.frame_id(latest), frame
+        return enumerate(source)
+    indexed = source.indexed(range(len(source)) if indices is None else indices)
+    return ((source.frame_id(index), frame) for index, frame in indexed)

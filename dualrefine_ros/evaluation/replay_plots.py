@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.odometry_metrics import OdometryResult
@@ -44,32 +45,35 @@ def _plot_engine(path: Path, engine_log: EngineLog, title: str) -> None:
     """Time of each stage over frames, and the pose update of each iteration."""
     figure = new_figure(f"Engine: {title}", width=9.0, height=7.5)
     grid = figure.add_gridspec(2, 1)
-    time_axes = new_axes(figure, grid[0], "frames replayed", "time of the stages [ms]")
-    stages = list(dict.fromkeys(stage for row in engine_log.stages for stage in row))
-    milliseconds = 1e3 * np.array([[row.get(stage, 0.0) for row in engine_log.stages] for stage in stages])
-    frames = np.arange(len(engine_log.stages))
-    if stages:
-        time_axes.stackplot(frames, milliseconds, labels=stages, colors=COLOURS, step="mid")
-        # the first frame pays for starting up: it may leave the picture
-        time_axes.set_ylim(0, 1.2 * np.max(milliseconds.sum(axis=0)[1:], initial=1e-3))
-        time_axes.legend(loc="upper left", ncols=3)
-    norm_axes = new_axes(figure, grid[1], "refinement iteration", "pose update |ξ|")
-    refined = [norms for norms in engine_log.update_norms if len(norms)]
-    if refined:
-        # an iteration that did not run is NaN
-        norms = np.array(
-            [np.pad(n, (0, max(map(len, refined)) - len(n)), constant_values=np.nan) for n in refined]
-        )
-        iterations = np.arange(1, norms.shape[1] + 1)
-        ran = np.isfinite(norms).any(axis=0)
-        low, median, high = np.nanpercentile(norms[:, ran], (10, 50, 90), axis=0)
-        norm_axes.fill_between(
-            iterations[ran], low, high, color=COLOURS[0], alpha=0.25, label="10 to 90 % of frames"
-        )
-        norm_axes.plot(iterations[ran], median, "o-", color=COLOURS[0], label="median")
-        norm_axes.set_yscale("log")
-        norm_axes.set_xticks(iterations)
-        norm_axes.legend()
-    else:
-        norm_axes.text(0.5, 0.5, "no refinement", transform=norm_axes.transAxes, ha="center", color="#666666")
+    _plot_stages(new_axes(figure, grid[0], "frames replayed", "time of the stages [ms]"), engine_log)
+    _plot_updates(new_axes(figure, grid[1], "refinement iteration", "pose update |ξ|"), engine_log)
     save(figure, path)
+
+
+def _plot_stages(axes: Axes, engine_log: EngineLog) -> None:
+    stages = list(dict.fromkeys(stage for row in engine_log.stages for stage in row))
+    if not stages:
+        return
+    milliseconds = 1e3 * np.array([[row.get(stage, 0.0) for row in engine_log.stages] for stage in stages])
+    axes.stackplot(np.arange(len(engine_log.stages)), milliseconds, labels=stages, colors=COLOURS, step="mid")
+    # the first frame pays for starting up: it may leave the picture
+    axes.set_ylim(0, 1.2 * np.max(milliseconds.sum(axis=0)[1:], initial=1e-3))
+    axes.legend(loc="upper left", ncols=3)
+
+
+def _plot_updates(axes: Axes, engine_log: EngineLog) -> None:
+    columns = max((len(norms) for norms in engine_log.update_norms), default=0)
+    norms = np.full((len(engine_log.update_norms), columns), np.nan)  # an iteration that did not run is NaN
+    for row, ran in zip(norms, engine_log.update_norms, strict=True):
+        row[: len(ran)] = ran
+    norms[~np.isfinite(norms)] = np.nan
+    iterations = 1 + np.flatnonzero(np.isfinite(norms).any(axis=0))
+    if not len(iterations):
+        axes.text(0.5, 0.5, "no pose updates", transform=axes.transAxes, ha="center", color="#666666")
+        return
+    low, median, high = np.nanpercentile(norms[:, iterations - 1], (10, 50, 90), axis=0)
+    axes.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.25, label="10 to 90 % of frames")
+    axes.plot(iterations, median, "o-", color=COLOURS[0], label="median")
+    axes.set_yscale("log")
+    axes.set_xticks(iterations)
+    axes.legend()

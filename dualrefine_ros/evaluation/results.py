@@ -13,7 +13,6 @@ summary.json          counts, speed, figures against ground truth
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,18 @@ from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.background import WriteBehind
 from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
+from dualrefine_ros.evaluation.output_files import make_folder, write_json
 from dualrefine_ros.evaluation.replay import EngineLog, PoseRecorder, Step
 from dualrefine_ros.evaluation.replay_plots import plot_replay
 from dualrefine_ros.evaluation.summary import SUMMARY
 from dualrefine_ros.frame import NANOSECONDS, Status
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation
 from dualrefine_ros.geometry.trajectory import Trajectory, write_kitti, write_tum
+from dualrefine_ros.observation import STAGES
 
 FRAMES_CSV = "frames.csv"
 PICTURES = ("trajectory.png", "error_over_length.png", "scale_drift.png", "engine.png")
 FILES = (SUMMARY, "trajectory_tum.txt", "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
-STAGES = ("preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess")  # of the engine
 POSE_COLUMNS = ("tx", "ty", "tz", "qx", "qy", "qz", "qw")
 DEPTH_FORMATS = ("png", "npz")
 REPORTED_ALIGNMENTS = (Alignment.NONE, Alignment.RIGID, Alignment.SCALE, Alignment.SIMILARITY)
@@ -68,7 +68,7 @@ class ResultsFolder:
         self._csv = csv.DictWriter(self._csv_file, _columns(iterations), restval="", extrasaction="ignore")
         self._csv.writeheader()
         if depth_formats:
-            (folder / "depth").mkdir(exist_ok=True)
+            make_folder(folder / "depth")
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
         self._write = WriteBehind()
 
@@ -83,12 +83,12 @@ class ResultsFolder:
         if "npz" in self._depth_formats:
             self._write(write_depth_npz, depth_path.with_suffix(".npz"), step.estimate.depth)
 
-    def finish(self, source: Source, weights: str, *, complete: bool) -> dict[str, Any]:
-        """Write what concerns the whole: trajectories, pictures and, last of all, the summary.
+    def finish(self, source: Source, weights: str, network: str, *, complete: bool) -> dict[str, Any]:
+        """Write what concerns the whole: trajectories, the summary and, last of all, pictures of them.
 
         Args:
             source: the recording, for its name, its ground truth and what it could not read.
-            weights: in words, for the titles of the pictures.
+            weights, network: in words; the weights are named in the pictures.
             complete: whether all frames that were asked for have been seen.
 
         Returns:
@@ -105,11 +105,11 @@ class ResultsFolder:
             write_tum(self.folder / "ground_truth_tum.txt", source.ground_truth)
         self._write.close()
         results, note = compare(trajectory, source.ground_truth)
-        plot_replay(self.folder, trajectory, results, self.engine_log, f"{source.name}, {weights}")
         engine_speed, speed = self.engine_log.speed()
         summary = {
             "source": source.name,
             "weights": weights,
+            "network": network,
             "complete": complete,
             "frames": len(trajectory),
             "frames_unreadable": source.skipped,
@@ -120,8 +120,8 @@ class ResultsFolder:
             "odometry": {name: result.figures() for name, result in results.items()},
             "odometry_note": note or None,
         }
-        text = json.dumps(summary, indent=2, allow_nan=False)
-        (self.folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
+        write_json(self.folder / SUMMARY, summary)
+        plot_replay(self.folder, trajectory, results, self.engine_log, f"{source.name}, {weights}")
         return summary
 
 
@@ -140,11 +140,9 @@ def compare(trajectory: Trajectory, ground_truth: Trajectory | None) -> tuple[di
 
 def _clear(folder: Path) -> None:
     """Make the folder; remove an earlier replay from it, and nothing else."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: name a folder for the results.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / FRAMES_CSV).is_file():
+    make_folder(folder)
+    if any(folder.iterdir()) and not (folder / FRAMES_CSV).is_file():
         raise ConfigError(f"{folder} is not empty and holds no replay: name another folder for the results.")
-    folder.mkdir(parents=True, exist_ok=True)
     depth_maps = (path for path in (folder / "depth").glob("*") if path.stem.isdecimal())
     for path in (*(folder / name for name in FILES), *depth_maps):
         path.unlink(missing_ok=True)

@@ -23,13 +23,13 @@ from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.evaluation.replay import Observer, replay
 from dualrefine_ros.evaluation.results import DEPTH_FORMATS, ResultsFolder
-from dualrefine_ros.model import load_checkpoint, random_model
+from dualrefine_ros.model import PRESETS, ModelConfig, load_checkpoint, random_model
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.odometry import PRECISIONS, OdometryConfig, VisualOdometry
 
 RANDOM = "RANDOM WEIGHTS"
 SOURCE_OPTIONS = ("sequence", "camera", "topic", "calibration", "rate")
-OPTIONS = ("source", *SOURCE_OPTIONS, "checkpoint", "every", "start", "end", "depth")
+OPTIONS = ("source", *SOURCE_OPTIONS, "checkpoint", "network", "every", "start", "end", "depth")
 INTERRUPTED = 130  # exit status, as the shell's
 
 
@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights; without, random ones")
+    parser.add_argument(
+        "--network", choices=sorted(PRESETS), default="published", help="that random weights are drawn for"
+    )
     parser.add_argument(
         "--iterations", type=int, default=defaults.iterations, metavar="N", help="of refinement"
     )
@@ -63,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     """Replay, leave results, say where they are."""
     source = open_source(args.source, **{name: getattr(args, name) for name in SOURCE_OPTIONS})
     indices = select(source, args.start, args.end, args.every)
-    model, weights = _load(args.checkpoint)
+    model, weights = _load(args.checkpoint, args.network)
     config = OdometryConfig(args.iterations, args.device, args.precision)
+    network = _network_name(model.config)
     # the gap that parts two drives is counted in the frames that are taken
     odometry = VisualOdometry(model, replace(config, max_gap=config.max_gap * args.every))
 
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         finally:
             # whatever happened, what was done is kept
             if len(results.poses):
-                print(_report(results.finish(source, weights, complete=complete), args.out))
+                print(_report(results.finish(source, weights, network, complete=complete), args.out))
     return 0 if complete else INTERRUPTED
 
 
@@ -107,9 +111,11 @@ def select(source: Source, start: int | None, end: int | None, every: int) -> li
     low, high = (0 if start is None else start), (math.inf if end is None else end)
     indices = [i for i in range(len(source)) if low <= source.frame_id(i) <= high][::every]
     if not indices:
+        limits = {"--start": start, "--end": end}
+        asked = " ".join(f"{name} {frame}" for name, frame in limits.items() if frame is not None)
         raise ConfigError(
             f"{source.name} has frames {source.frame_id(0)} to {source.frame_id(len(source) - 1)}, "
-            f"none of them in --start {low} --end {high}."
+            f"none of them in {asked}."
         )
     return indices
 
@@ -134,15 +140,21 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _load(checkpoint: Path | None) -> tuple[DualRefine, str]:
+def _load(checkpoint: Path | None, network: str) -> tuple[DualRefine, str]:
     """The network, and its weights in words."""
     if checkpoint is not None:
         return load_checkpoint(checkpoint), f"weights {checkpoint.stem}"
     print(
-        f"{RANDOM}: no --checkpoint was given, so the trajectory and the depth of this replay mean nothing.",
+        f"No checkpoint is given: '{network}' runs with {RANDOM}, its trajectory and depth mean nothing.",
         file=sys.stderr,
     )
-    return random_model("small"), RANDOM
+    return random_model(network), RANDOM
+
+
+def _network_name(config: ModelConfig) -> str:
+    """The preset, where it is one; else what decides its speed."""
+    described = f"{config.depth_backbone} {config.width}x{config.height}"
+    return next((name for name, preset in PRESETS.items() if preset == config), described)
 
 
 def _settings(args: argparse.Namespace, odometry: VisualOdometry) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def _settings(args: argparse.Namespace, odometry: VisualOdometry) -> dict[str, A
 
 
 def _report(summary: dict[str, Any], folder: Path) -> str:
-    lines = [f"frames: {summary['frames']} ({summary['weights']}), results in {folder}"]
+    lines = ["frames: {frames} (network {network}, {weights})".format(**summary) + f", results in {folder}"]
     if not summary["complete"]:
         lines[0] += ", complete up to the last frame done"
     counts = {**summary["frames_by_status"], "unreadable": summary["frames_unreadable"]}
