@@ -44,6 +44,16 @@ def test_names_are_frame_numbers(tmp_path: Path) -> None:
         list_depth_maps(tmp_path)
 
 
+def test_of_a_map_in_two_formats_the_exact_one_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("000000.npz", "000000.png", "000001.png", "000002.npy", "000002.png"):
+        (tmp_path / name).touch()
+    chosen = [path.name for path in list_depth_maps(tmp_path).values()]
+    assert chosen == ["000000.npz", "000001.png", "000002.npy"]
+    assert "2 maps are there twice; first of .npz, .npy, .png is read" in caplog.text
+
+
 def test_what_is_no_depth_map(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "eight_bit.png"), np.zeros((4, 4), np.uint8))
     cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 4, 3), np.uint16))

@@ -142,5 +142,24 @@ def test_what_cannot_be_compared(maps: tuple[Path, Path], capsys: pytest.Capture
         write_depth_png(path, np.full((40, 60), 99.0, np.float32))
     assert evaluate(predictions, "--ground-truth", truth) == 2
     assert "None of 3 images can be compared" in capsys.readouterr().err
-    assert evaluate(predictions, "--ground-truth", truth, "--cap", -1) == 2
-    assert "0 < min < max" in capsys.readouterr().err
+    for option, message in (("--cap", "0 < min < max"), ("--error-maps", "--error-maps must be 0 or more")):
+        assert evaluate(predictions, "--ground-truth", truth, option, -1) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_written(
+    maps: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions, truth = maps
+    (tmp_path / "file").touch()
+    for option, path, message in (
+        ("--out", tmp_path / "file", "file is a file: name a folder"),
+        ("--out", tmp_path / "file" / "deep", "cannot be made: Not a directory."),
+        ("--json", tmp_path, "cannot be written: Is a directory."),
+        ("--json", Path("/dev/full"), "/dev/full cannot be written: No space left on device."),
+    ):
+        assert evaluate(predictions, "--ground-truth", truth, option, path) == 2
+        printed = capsys.readouterr()
+        assert printed.err.splitlines()[-1].startswith("dualrefine evaluate: ")
+        assert message in printed.err.splitlines()[-1]
+        assert "abs_rel" in printed.out, "figures are shown even so"

@@ -135,6 +135,18 @@ def test_bad_estimate_is_one_sentence(
     assert error.count("\n") == 0
 
 
+def test_files_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_kitti(tmp_path / "truth.txt", straight(40))
+    truth = tmp_path / "truth.txt"
+    for option, message in (("--out", "is a file: name a folder"), ("--json", "cannot be written: Is a dir")):
+        path = truth if option == "--out" else tmp_path
+        assert evaluate(truth, "--ground-truth", truth, option, path) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err
+        assert printed.err.count("\n") == 1
+        assert "ATE" in printed.out, "the table is shown even so"
+
+
 def test_times_too_short_and_same_estimate_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tum(tmp_path / "estimate.txt", straight(40))
     write_kitti(tmp_path / "truth.txt", straight(40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import numpy.typing as npt
 
 from dualrefine_ros.errors import DataError
 
+log = logging.getLogger(__name__)
+
 DepthMap = npt.NDArray[np.float32]
 PNG_SCALE = 256.0  # stored value = metres x 256, 0 = no value (KITTI depth benchmark, Uhrig et al. 2017)
 NPZ_KEY = "depth"
-SUFFIXES = (".png", ".npz", ".npy")
+SUFFIXES = (".npz", ".npy", ".png")  # what keeps every digit first
 
 
 def read_depth(path: str | Path) -> DepthMap:
@@ -68,23 +71,25 @@ def write_depth_npz(path: str | Path, depth: DepthMap) -> None:
 def list_depth_maps(folder: Path) -> dict[str, Path]:
     """Name -> file of the depth maps in a folder, in order; a name is a frame number or the file's stem.
 
+    Of a map in two formats the exact one is taken, and a warning says so.
+
     Raises:
-        DataError: there is no such folder, no depth map in it, or two of the same name.
+        DataError: there is no such folder, no depth map in it, or two of the same frame.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder of depth maps.")
+    formats = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
     maps: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        name = frame_name(path.stem)
-        if name in maps:
-            raise DataError(
-                f"{maps[name]} and {path.name} are depth maps of the same frame: keep one of them."
-            )
-        maps[name] = path
+    spare = 0
+    for path in sorted(formats, key=lambda path: (path.stem, SUFFIXES.index(path.suffix.lower()))):
+        other = maps.setdefault(frame_name(path.stem), path)
+        if other.stem != path.stem:
+            raise DataError(f"{other} and {path.name} are depth maps of the same frame: keep one of them.")
+        spare += other is not path
     if not maps:
         raise DataError(f"{folder} holds no depth map ({', '.join(SUFFIXES)}).")
+    if spare:
+        log.warning("%s: %d maps are there twice; first of %s is read.", folder, spare, ", ".join(SUFFIXES))
     return maps
 
 

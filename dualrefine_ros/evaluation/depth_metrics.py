@@ -32,9 +32,7 @@ class DepthProtocol:
     """
 
     min_depth: float = 1e-3  # metres; nearer predictions count as this
-    max_depth: float = (
-        80.0  # metres; pixels of truth beyond it do not count, farther predictions count as this
-    )
+    max_depth: float = 80.0  # metres; truth beyond does not count, predictions beyond count as this
     garg_crop: bool = True  # Eigen test; False for the improved ground truth (all its pixels count)
     median_scaling: bool = True  # False for a prediction that claims metres
 

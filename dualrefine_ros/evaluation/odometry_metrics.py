@@ -24,9 +24,8 @@ from dualrefine_ros.geometry.trajectory import Trajectory
 
 SEGMENT_LENGTHS = (100, 200, 300, 400, 500, 600, 700, 800)  # m
 SEGMENT_START_STEP = 10  # true poses
-COMPLETE = (
-    0.75  # share of true poses matched above which the others are missing, below which skipped on purpose
-)
+# An estimate with more than this share of the true poses lacks the others; with less, it skips on purpose.
+COMPLETE = 0.75
 MAX_STAMP_DIFFERENCE = 0.01  # s
 DRIFT_WINDOW = 50.0  # m, the most over which a local scale is measured
 

@@ -7,7 +7,6 @@ small: raise its factor by that.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.evaluation.calibration import AXES, Calibration, ErrorRecorder
+from dualrefine_ros.evaluation.output_files import write_json
 from dualrefine_ros.evaluation.replay import replay
 from dualrefine_ros.model import load_checkpoint
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{source.name}: true lengths are {left:.3f} of the estimated ones (median of the steps)")
     print("\n" + format_table(["", "count", "mean", "median", *AXES, "within 95 %"], rows))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(args.json, figures)
     return 0
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -28,7 +27,7 @@ from tqdm import tqdm
 
 from dualrefine_ros.data.source import open_source
 from dualrefine_ros.data.splits import SPLITS, open_split
-from dualrefine_ros.errors import DataError
+from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.evaluation.depth_metrics import DepthErrors, DepthProtocol, mean_errors
 from dualrefine_ros.evaluation.depth_samples import (
     DepthSample,
@@ -37,6 +36,7 @@ from dualrefine_ros.evaluation.depth_samples import (
     samples_of_maps,
     samples_of_source,
 )
+from dualrefine_ros.evaluation.output_files import make_folder, write_json
 from dualrefine_ros.evaluation.summary import weights_of
 from dualrefine_ros.tools.table import format_table
 
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     protocol = DepthProtocol(
         max_depth=args.cap, garg_crop=args.crop == "garg", median_scaling=args.scaling == "median"
     )
+    if args.error_maps < 0:
+        raise ConfigError(f"--error-maps must be 0 or more, not {args.error_maps}.")
     samples = _samples(args)
     errors, left_out = _evaluate(samples, protocol)
     figures = _figures(list(errors.values()), protocol, left_out)
@@ -86,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     if left_out:
         print(f"\n{len(left_out)} of {len(samples)} images were left out, the first: {left_out[0]}")
     if args.json:
-        _write_json(args.json, figures)
+        write_json(args.json, figures)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
+        make_folder(args.out)
         _write_csv(args.out / "depth_errors.csv", errors)
-        _write_json(args.out / "depth_summary.json", figures)
+        write_json(args.out / "depth_summary.json", figures)
         worst = sorted(samples, key=lambda s: errors[s.name].abs_rel if s.name in errors else -1.0)[::-1]
         label = weights_of(args.predictions) or args.predictions.name
         _draw([s for s in worst if s.name in errors][: args.error_maps], protocol, args.out, label)
@@ -150,16 +152,11 @@ def _write_csv(path: Path, errors: Mapping[str, DepthErrors]) -> None:
         writer.writerows([name, *asdict(e).values()] for name, e in errors.items())
 
 
-def _write_json(path: Path, figures: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
 def _draw(samples: Sequence[DepthSample], protocol: DepthProtocol, folder: Path, label: str) -> None:
     # matplotlib takes a second to import: only who wants pictures waits for it
     from dualrefine_ros.evaluation.depth_plots import plot_depth_error
 
-    (folder / "error_maps").mkdir(exist_ok=True)
+    make_folder(folder / "error_maps")
     for sample in tqdm(samples, unit="picture", file=sys.stderr):
         path = folder / "error_maps" / f"{sample.name.replace('/', '_')}.png"
         plot_depth_error(path, evaluate_sample(sample, protocol), protocol, f"{sample.name}, {label}")

@@ -17,7 +17,6 @@ figure that does not exist; for several estimates it holds one such object under
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     OdometryResult,
     evaluate_odometry,
 )
+from dualrefine_ros.evaluation.output_files import write_json
 from dualrefine_ros.evaluation.summary import weights_of
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
@@ -101,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n\n".join([_table(results), *notes]))
     if args.json:
         figures = {name: result.figures() for name, result in results.items()}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures if len(figures) > 1 else figures[names[0]], indent=2) + "\n")
+        write_json(args.json, figures if len(figures) > 1 else figures[names[0]])
     if args.out:
         # matplotlib takes a second to import: only who wants pictures waits for it
         from dualrefine_ros.evaluation.odometry_plots import plot_odometry
