@@ -110,6 +110,14 @@ def test_corrupt_images_are_reported_skipped_and_counted(tmp_path: Path, caplog)
         source[2]
 
 
+def test_one_image_of_another_size_does_not_decide(tmp_path: Path) -> None:
+    folder = write_sequence(tmp_path, frame_ids=tuple(range(5)))
+    cv2.imwrite(str(folder / "image_2" / "000000.png"), np.zeros((5, 7, 3), np.uint8))
+    source = open_source(folder)
+    assert (source.intrinsics.width, source.intrinsics.height) == (WIDTH, HEIGHT)
+    assert [f.stamp_ns // 100_000_000 for f in source] == [1, 2, 3, 4]
+
+
 def test_one_frame_is_a_source(tmp_path: Path) -> None:
     assert len(list(open_source(write_sequence(tmp_path, frame_ids=(0,))))) == 1
 

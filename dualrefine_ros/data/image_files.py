@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dualrefine_ros.data.image_encoding import RgbImage, decode_compressed
 from dualrefine_ros.data.source import IMAGE_SUFFIXES, Source, check_size
 from dualrefine_ros.errors import DataError, MessageError
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory
+
+SIZE_SAMPLE = 31  # images whose headers tell the size of all
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,24 @@ def list_numbered_images(folder: Path) -> dict[int, Path]:
     return dict(sorted(numbered.items()))
 
 
-def first_image_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """Width and height in pixels of the first image that can be read.
+def common_image_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Width and height in pixels of most images, by the headers of a sample spread over all.
 
     Raises:
-        DataError: none can.
+        DataError: no image can be read.
     """
-    for path in paths:
-        try:
-            height, width = read_image(path).shape[:2]
-        except DataError:
-            continue  # reported when its turn comes
-        return width, height
+    step = -(-len(paths) // SIZE_SAMPLE)
+    for sample in (paths[::step], paths):
+        sizes = Counter(size for path in sample if (size := _header_size(path)) is not None)
+        if sizes:
+            return sizes.most_common(1)[0][0]
     raise DataError(f"None of the {len(paths)} images in {paths[0].parent} can be read.")
+
+
+def _header_size(path: Path) -> tuple[int, int] | None:
+    """Width and height that an image file claims, None where it is no image."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dualrefine_ros.data.calibration import read_kitti_calibration, rectified_camera
-from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_numbered_images
+from dualrefine_ros.data.image_files import ImageFile, ImageFiles, common_image_size, list_numbered_images
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 
@@ -29,7 +29,7 @@ def open_kitti(path: Path, sequence: str | None = None, camera: int | None = Non
     """A sequence of the KITTI odometry dataset, ``path`` being the folder of ``sequences``."""
     folders = sorted(folder.name for folder in (path / "sequences").iterdir() if folder.is_dir())
     if sequence is None:
-        raise DataError(f"{path} holds sequences {', '.join(folders)}: say which one.")
+        raise DataError(f"{path} holds sequences {', '.join(folders)}: name one with --sequence.")
     name = f"{int(sequence):02d}" if sequence.isdecimal() else sequence
     if name not in folders:
         raise DataError(f"{path} has no sequence {name}: it holds {', '.join(folders)}.")
@@ -49,7 +49,7 @@ def open_kitti_sequence(path: Path, camera: int | None = None) -> ImageFiles:
     camera = find_camera(path, camera, "image_{}")
     images = list_numbered_images(path / f"image_{camera}")
     calibration = read_kitti_calibration(path / "calib.txt")
-    size = first_image_size(list(images.values()))
+    size = common_image_size(list(images.values()))
     intrinsics, T_cam0_cam = rectified_camera(calibration, f"P{camera}", size)
     frame_ids = np.array(list(images))
     times_path = path / "times.txt"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dualrefine_ros.data.calibration import read_kitti_calibration, rectified_camera
 from dualrefine_ros.data.depth_files import read_depth
-from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_numbered_images
+from dualrefine_ros.data.image_files import ImageFile, ImageFiles, common_image_size, list_numbered_images
 from dualrefine_ros.data.kitti import find_camera, rows_of_frames, trajectory_of
 from dualrefine_ros.data.velodyne import load_scan, project_velodyne
 from dualrefine_ros.errors import DataError
@@ -52,7 +52,7 @@ def open_kitti_raw(path: Path, camera: int | None = None, depth: str | None = No
     images = list_numbered_images(path / f"image_{camera:02d}" / "data")
     calibration = read_kitti_calibration(path.parent / "calib_cam_to_cam.txt")
     width, height = (int(side) for side in calibration.matrix(f"S_rect_{camera:02d}", (2,)))
-    stored = first_image_size(list(images.values()))
+    stored = common_image_size(list(images.values()))
     if stored != (width, height):
         raise DataError(
             f"The images of {path} are {stored[0]}x{stored[1]} pixels, but {calibration.path} says "
