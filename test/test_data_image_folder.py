@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dualrefine_ros.data.image_files import common_image_size
 from dualrefine_ros.data.rectification import Rectifier, read_camera_yaml
 from dualrefine_ros.data.source import open_source
 from dualrefine_ros.errors import DataError
@@ -188,9 +190,9 @@ def test_stamps_from_file_names(tmp_path: Path, names: list[str], stamps_ns: lis
 
 def test_bad_folders(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", ["0.png", "1.png"])
-    with pytest.raises(DataError, match="give the rate"):
+    with pytest.raises(DataError, match=r"give the frames per second with --rate\."):
         open_source(folder)
-    with pytest.raises(DataError, match="positive number of frames per second, not 0"):
+    with pytest.raises(DataError, match=r"\(--rate\) must be a positive number of frames per second, not 0"):
         open_source(folder, rate=0.0)
     (folder / "other.yaml").write_text("")
     with pytest.raises(DataError, match="more than one camera calibration"):
@@ -213,6 +215,23 @@ def test_frames_of_another_size_are_skipped(tmp_path: Path) -> None:
     source = open_source(folder, rate=10)
     assert [f.stamp_ns for f in source] == [0, 100_000_000, 300_000_000]
     assert source.skipped == 1
+    os.rename(folder / "2.png", folder / "0.png")  # the first one decides no more than any other
+    assert [f.stamp_ns for f in open_source(folder, rate=10)] == [100_000_000, 200_000_000]
+
+
+def test_the_size_of_most_images_is_told_by_their_headers(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [f"{i}.png" for i in range(200)])
+    paths = [folder / f"{i}.png" for i in range(200)]
+    for path in paths[:60]:
+        cv2.imwrite(str(path), np.zeros((5, 7, 3), np.uint8))
+    for path in paths[60:80]:
+        path.write_bytes(path.read_bytes()[:40])  # nothing is left but the header
+    assert common_image_size(paths) == (WIDTH, HEIGHT)
+    for path in paths[:-1]:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert common_image_size(paths) == (WIDTH, HEIGHT)
+    with pytest.raises(DataError, match="None of the 199 images"):
+        common_image_size(paths[:-1])
 
 
 def matrix(values: list[float]) -> dict:

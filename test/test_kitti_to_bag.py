@@ -202,7 +202,7 @@ def test_unreadable_images_are_left_out_and_said(tmp_path: Path, capsys: pytest.
     folder = write_sequence(tmp_path / "clip")
     (folder / "image_2" / "000002.png").write_bytes(b"")
     bag = convert(folder, tmp_path / "bag")
-    assert "3 images, 1 unreadable ones left out, with ground truth" in capsys.readouterr().out
+    assert "3 images, 1 unreadable left out, with ground truth" in capsys.readouterr().out
     assert [f.stamp_ns - EPOCH_NS for f in open_source(bag)] == [0, 100_000_000, 300_000_000]
 
 
@@ -254,6 +254,7 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
         ([str(bag), str(tmp_path / "new")], "no KITTI sequence"),
         ([str(folder), str(tmp_path / "new"), "--images", "jpeg", "--quality", "0"], "1 to 100, not 0"),
         ([str(folder), str(tmp_path / "new"), "--topic", "image"], "begin with a slash"),
+        ([str(folder), str(tmp_path / "new"), "--camera-height", "nan"], "--camera-height must be a number"),
         ([str(folder), str(folder / "calib.txt" / "bag")], "cannot be written"),
         ([str(tmp_path / "nothing"), str(tmp_path / "new")], "does not exist"),
     ]:

@@ -47,8 +47,9 @@ def open_reader(path: Path) -> AnyReader:
         reader = AnyReader(paths, default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     except (AnyReaderError, OSError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(
-            f"{path} is no whole ROS 2 bag ({error}): where its recording was interrupted, "
+            f"{path} is no whole ROS 2 bag ({reason}): where its recording was interrupted, "
             "'ros2 bag reindex' or 'mcap recover' may save it."
         ) from None
     return reader
@@ -77,7 +78,8 @@ def find_image_topic(reader: AnyReader, path: Path) -> str:
     if len(cameras) == 1:
         return cameras[0]
     if cameras:
-        raise DataError(f"{path} has images on several topics, name one: {', '.join(sorted(cameras))}.")
+        choice = ", ".join(sorted(cameras))
+        raise DataError(f"{path} has images on several topics, name one with --topic: {choice}.")
     recorded = ", ".join(sorted({connection.topic for connection in reader.connections}))
     raise DataError(f"{path} has no camera images: its topics are {recorded or 'none'}.")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dualrefine_ros.data.image_files import ImageFile, ImageFiles, first_image_size, list_images
+from dualrefine_ros.data.image_files import ImageFile, ImageFiles, common_image_size, list_images
 from dualrefine_ros.data.rectification import Rectifier, read_camera_yaml
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.frame import NANOSECONDS
@@ -36,7 +36,7 @@ def open_image_folder(
     """
     images = list_images(path)
     camera = read_camera_yaml(find_calibration(path, calibration))
-    stored = first_image_size(images)
+    stored = common_image_size(images)
     if stored != (camera.width, camera.height):
         raise DataError(
             f"The images of {path} are {stored[0]}x{stored[1]} pixels, but their calibration is for "
@@ -57,7 +57,7 @@ def find_calibration(path: Path, calibration: str | Path | None) -> Path:
     if len(found) != 1:
         raise DataError(
             f"{path} has {'no' if not found else 'more than one'} camera calibration beside it: "
-            "name one (YAML, as ROS's camera_calibration writes it)."
+            "name one with --calibration (YAML, as ROS's camera_calibration writes it)."
         )
     return found[0]
 
@@ -65,7 +65,7 @@ def find_calibration(path: Path, calibration: str | Path | None) -> Path:
 def stamps_at_rate(count: int, rate: float) -> npt.NDArray[np.int64]:
     """(count,) nanoseconds from 0 at ``rate`` frames per second; DataError where that is no rate."""
     if not 0 < rate < NANOSECONDS:
-        raise DataError(f"The rate must be a positive number of frames per second, not {rate}.")
+        raise DataError(f"The rate (--rate) must be a positive number of frames per second, not {rate}.")
     return np.round(np.arange(count) * (NANOSECONDS / rate)).astype(np.int64)
 
 
@@ -81,7 +81,7 @@ def _read_stamps(path: Path, images: Sequence[Path], rate: float | None) -> npt.
     named = [_stamp_of_name(image.stem) for image in images]
     if None in named:
         raise DataError(
-            f"{path} has no times.txt and its file names are no times: give the rate in frames per second."
+            f"{path} has no times.txt and file names that are no times: give the frames per second with --rate."
         )
     stamps_ns = np.array(named, np.int64)
     if np.any(np.diff(stamps_ns) <= 0):

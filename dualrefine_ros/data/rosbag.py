@@ -166,8 +166,8 @@ class Bag(Source):
         info = find_camera_info(self._reader.get(), self.topic)
         if info is None:
             raise DataError(
-                f"{self._path} has no camera_info beside {self.topic}: give a calibration (YAML, as ROS's "
-                "camera_calibration writes it)."
+                f"{self._path} has no camera_info beside {self.topic}: give one with --calibration (YAML, as "
+                "ROS's camera_calibration writes it)."
             )
         try:
             return calibration_from_camera_info(info)

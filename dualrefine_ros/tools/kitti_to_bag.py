@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dualrefine_ros.data.bag_writer import BAG_VERSIONS, STORAGES, BagConfig, new_bag
 from dualrefine_ros.data.image_files import ImageFiles
 from dualrefine_ros.data.source import open_source
-from dualrefine_ros.errors import DataError
+from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.axes import T_BASE_OPTICAL
 
@@ -61,12 +62,14 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.source} is no KITTI sequence: there is nothing to convert.")
     if not 1 <= args.quality <= 100:
         raise DataError(f"The quality of JPEG images is 1 to 100, not {args.quality}.")
+    if not math.isfinite(args.camera_height):
+        raise ConfigError(f"--camera-height must be a number of metres, not {args.camera_height}.")
     if not args.topic.startswith("/"):
         raise DataError(f"The image topic must begin with a slash: /{args.topic}.")
     compressed = args.images == "jpeg"
     config = BagConfig(args.storage, args.bag_version, args.topic, args.quality if compressed else None)
     written = convert(source, args.out, config, args.camera_height)
-    skipped = f", {source.skipped} unreadable ones left out" if source.skipped else ""
+    skipped = f", {source.skipped} unreadable left out" if source.skipped else ""
     ground_truth = "with" if source.ground_truth is not None else "without"
     print(f"{args.out}: {written} images{skipped}, {ground_truth} ground truth.")
     return 0
