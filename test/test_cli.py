@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,19 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert status == 2
     assert error.count("\n") == 1
     assert str(tmp_path / "file") in error
+
+
+def test_output_that_finds_no_room_or_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # errors show late, when buffers are emptied
+    program = [sys.executable, "-m", "dualrefine_ros.tools.main", "splits", "eigen_zhou_train"]
+    with open("/dev/full", "w") as full:
+        refused = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "No space left on device" in refused.stderr
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as left_alone:
+        assert left_alone.stdout is not None
+        assert left_alone.stderr is not None
+        left_alone.stdout.readline()
+        left_alone.stdout.close()
+        assert left_alone.stderr.read() == ""
+    assert left_alone.returncode == 141

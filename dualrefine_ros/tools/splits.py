@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 from dualrefine_ros.data.splits import SPLITS, load_split, read_split
 
@@ -24,9 +22,5 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         text = read_split(args.name)
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, end="")
     return 0
