@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shutil import rmtree
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,12 +57,47 @@ def test_cache_keeps_pixels_and_scales_intrinsics(drive: Path, tmp_path: Path) -
     assert np.array_equal(same_size.pixels.get()[3], open_source(drive)[3].image)
 
 
-def test_cache_is_read_again_without_the_images(drive: Path, tmp_path: Path) -> None:
-    source = open_source(drive)
-    first = cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get().copy()
-    for image in (drive / "image_2").iterdir():
-        image.write_bytes(b"")
-    assert np.array_equal(cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get(), first)
+def test_cache_is_read_again_without_decoding(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cached(drive, tmp_path / "cache").pixels.get().copy()
+    monkeypatch.setattr(
+        "dualrefine_ros.data.image_files.read_image", lambda path: pytest.fail(f"read {path}")
+    )
+    assert np.array_equal(cached(drive, tmp_path / "cache").pixels.get(), first)
+
+
+@pytest.mark.parametrize("as_bag", [False, True])
+def test_a_recording_edited_in_place_is_read_anew(as_bag: bool, drive: Path, tmp_path: Path) -> None:
+    def recording() -> Path:
+        if not as_bag:
+            return drive
+        rmtree(tmp_path / "bag", ignore_errors=True)
+        assert main(["kitti-to-bag", str(drive), str(tmp_path / "bag")]) == 0
+        return tmp_path / "bag"
+
+    stale = cached(recording(), tmp_path / "cache").pixels.get()[3].copy()
+    edited = drive / "image_2" / "000003.png"
+    pixels = cv2.imread(str(edited))[::-1, ::-1]  # as many bytes raw, about as many packed
+    cv2.imwrite(str(edited), pixels)
+    fresh = cached(recording(), tmp_path / "cache").pixels.get()[3]
+    assert np.array_equal(fresh, pixels[..., ::-1])
+    assert not np.array_equal(fresh, stale)
+
+
+def test_another_calibration_rectifies_anew(drive: Path, tmp_path: Path) -> None:
+    images = drive / "image_2"
+
+    def calibrated(distortion: float) -> np.ndarray:
+        matrix = {"data": [60.0, 0, 47.5, 0, 60, 31.5, 0, 0, 1]}
+        camera = {"image_width": 96, "image_height": 64, "camera_matrix": matrix}
+        camera["distortion_coefficients"] = {"data": [distortion, 0, 0, 0, 0]}
+        camera["projection_matrix"] = {"data": [60.0, 0, 47.5, 0, 0, 60, 31.5, 0, 0, 0, 1, 0]}
+        (images / "camera.yaml").write_text(yaml.safe_dump(camera))
+        source = open_source(images, rate=10.0)
+        return cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get()[0].copy()
+
+    assert not np.array_equal(calibrated(-0.2), calibrated(-0.3))
 
 
 def test_broken_images_are_left_out_and_counted(drive: Path, tmp_path: Path, caplog) -> None:

@@ -41,6 +41,7 @@ class ImageFiles(Source):
         intrinsics: of the frames' images, which have the size of the stored ones.
         T_cam0_cam: (4, 4) pose of this camera in the rig's first one; identity where there is but one.
         rectify: stored image -> image of ``intrinsics``; None where the stored ones are rectified.
+        calibration: file that ``rectify`` comes from.
         load_depth: frame number -> (H, W) float32 ground-truth depth or None; where asked for.
         ground_truth: see :class:`Source`.
     """
@@ -50,6 +51,7 @@ class ImageFiles(Source):
     intrinsics: Intrinsics
     T_cam0_cam: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     rectify: Callable[[RgbImage], RgbImage] | None = None
+    calibration: Path | None = None
     load_depth: Callable[[int], npt.NDArray[np.float32] | None] | None = None
     ground_truth: Trajectory | None = None
 
@@ -58,6 +60,9 @@ class ImageFiles(Source):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def pixel_files(self) -> list[Path]:
+        return [*(file.path for file in self.files), *([self.calibration] if self.calibration else [])]
 
     def frame_id(self, index: int) -> int:
         return self.files[index].frame_id

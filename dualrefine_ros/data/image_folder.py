@@ -35,7 +35,8 @@ def open_image_folder(
         DataError: something is missing or malformed.
     """
     images = list_images(path)
-    camera = read_camera_yaml(find_calibration(path, calibration))
+    calibration = find_calibration(path, calibration)
+    camera = read_camera_yaml(calibration)
     stored = common_image_size(images)
     if stored != (camera.width, camera.height):
         raise DataError(
@@ -45,8 +46,13 @@ def open_image_folder(
     stamps_ns = _read_stamps(path, images, rate)
     frame_ids = _frame_numbers(images)
     files = [ImageFile(*item) for item in zip(images, frame_ids, stamps_ns.tolist(), strict=True)]
-    name = path.name
-    return ImageFiles(name, files, camera.rectified, rectify=None if camera.is_pinhole else Rectifier(camera))
+    return ImageFiles(
+        path.name,
+        files,
+        camera.rectified,
+        rectify=None if camera.is_pinhole else Rectifier(camera),
+        calibration=calibration,
+    )
 
 
 def find_calibration(path: Path, calibration: str | Path | None) -> Path:
@@ -81,7 +87,7 @@ def _read_stamps(path: Path, images: Sequence[Path], rate: float | None) -> npt.
     named = [_stamp_of_name(image.stem) for image in images]
     if None in named:
         raise DataError(
-            f"{path} has no times.txt and file names that are no times: give the frames per second with --rate."
+            f"{path} has neither times.txt nor times for file names: give the frames per second with --rate."
         )
     stamps_ns = np.array(named, np.int64)
     if np.any(np.diff(stamps_ns) <= 0):

@@ -78,11 +78,12 @@ class Bag(Source):
     ) -> None:
         self.name = path.stem
         self._path = path
+        self._calibration_path = None if calibration is None else Path(calibration)
         self._reader = PerProcess(partial(open_reader, path))
         reader = self._reader.get()
         self.topic = self._image_topic(topic)
         first = first_message(reader, connections_of(reader, self.topic))
-        camera = self._calibration(calibration)
+        camera = self._calibration()
         if rectified if rectified is not None else "rect" in self.topic:
             camera = camera.of_rectified_images()
         self.intrinsics = camera.rectified
@@ -92,6 +93,10 @@ class Bag(Source):
 
     def __len__(self) -> int:
         return self._length
+
+    def pixel_files(self) -> list[Path]:
+        recorded = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
+        return recorded if self._calibration_path is None else [*recorded, self._calibration_path]
 
     def __getitem__(self, index: int) -> Frame:
         timestamp, rank = self._index[index]
@@ -160,9 +165,9 @@ class Bag(Source):
         recorded = ", ".join(sorted({c.topic for c in reader.connections})) or "none"
         raise DataError(f"{self._path} has no images on {topic}: its topics are {recorded}.")
 
-    def _calibration(self, calibration: str | Path | None) -> CameraCalibration:
-        if calibration is not None:
-            return read_camera_yaml(Path(calibration))
+    def _calibration(self) -> CameraCalibration:
+        if self._calibration_path is not None:
+            return read_camera_yaml(self._calibration_path)
         info = find_camera_info(self._reader.get(), self.topic)
         if info is None:
             raise DataError(

@@ -56,6 +56,10 @@ class Source(ABC):
             IndexError: there is no such index.
         """
 
+    @abstractmethod
+    def pixel_files(self) -> list[Path]:
+        """The files that decide the frames' pixels: recording and, where it matters, calibration."""
+
     def frame_id(self, index: int) -> int:
         """The recording's own number of a frame: where it jumps, images are missing in between."""
         return range(len(self))[index]

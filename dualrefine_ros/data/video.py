@@ -13,7 +13,7 @@ import numpy as np
 from dualrefine_ros.data.image_encoding import RgbImage
 from dualrefine_ros.data.image_folder import find_calibration, stamps_at_rate
 from dualrefine_ros.data.per_process import PerProcess
-from dualrefine_ros.data.rectification import CameraCalibration, Rectifier, read_camera_yaml
+from dualrefine_ros.data.rectification import Rectifier, read_camera_yaml
 from dualrefine_ros.data.source import Source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.frame import Frame
@@ -32,16 +32,18 @@ def open_video(path: Path, calibration: str | Path | None = None, rate: float | 
     Raises:
         DataError: something is missing or malformed.
     """
-    return VideoFile(path, read_camera_yaml(find_calibration(path, calibration)), rate)
+    return VideoFile(path, find_calibration(path, calibration), rate)
 
 
 class VideoFile(Source):
     """See :func:`open_video`."""
 
-    def __init__(self, path: Path, camera: CameraCalibration, rate: float | None) -> None:
+    def __init__(self, path: Path, calibration: Path, rate: float | None) -> None:
+        camera = read_camera_yaml(calibration)
         self.name = path.name
         self.intrinsics = camera.rectified
         self._path = path
+        self._calibration_path = calibration
         self._rectify = None if camera.is_pinhole else Rectifier(camera)
         self._reader = PerProcess(partial(_FrameReader, path))
         reader = self._reader.get()
@@ -55,6 +57,9 @@ class VideoFile(Source):
 
     def __len__(self) -> int:
         return len(self._stamps_ns)
+
+    def pixel_files(self) -> list[Path]:
+        return [self._path, self._calibration_path]
 
     def __getitem__(self, index: int) -> Frame:
         index = range(len(self))[index]

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,7 @@ class CachedRecording:
 def cache_recording(
     source: Source, identity: Mapping[str, Any], height: int, width: int, folder: Path
 ) -> CachedRecording:
-    """The recording at this size, read from ``folder`` or written there first.
+    """The recording at this size, read from ``folder`` or written there first, or anew once it changed.
 
     Args:
         source: the recording.
@@ -59,7 +60,8 @@ def cache_recording(
     Raises:
         DataError: not one frame can be read, or the folder cannot be written.
     """
-    key = json.dumps([_VERSION, dict(identity), height, width, len(source)], sort_keys=True)
+    state = _fingerprint(source.pixel_files())
+    key = json.dumps([_VERSION, dict(identity), height, width, len(source), state], sort_keys=True)
     stem = f"{source.name}_{width}x{height}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     images_path, readable_path = folder / f"{stem}.npy", folder / f"{stem}_readable.npy"
     if not readable_path.is_file():
@@ -83,6 +85,16 @@ def cache_recording(
         readable,
         (camera.fx, camera.fy, camera.cx, camera.cy),
     )
+
+
+def _fingerprint(files: Iterable[Path]) -> list[int]:
+    """Sums of the files' sizes and times of change: an edit in place moves one of them."""
+    sizes, times_ns = 0, 0
+    for file in files:
+        with suppress(OSError):  # a link to nowhere: its frame is left out when its turn comes
+            state = file.stat()
+            sizes, times_ns = sizes + state.st_size, times_ns + state.st_mtime_ns
+    return [sizes, times_ns]
 
 
 def _write(source: Source, height: int, width: int, images_path: Path, readable_path: Path) -> None:
