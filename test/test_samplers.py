@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from dualrefine_ros.errors import ConfigError
-from dualrefine_ros.model.sampling import PLAIN, Sampler, choose, native, plain
+from dualrefine_ros.model.native import compiled
+from dualrefine_ros.model.sampling import PLAIN, Sampler, choose, plain
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CPU = torch.device("cpu")
@@ -125,8 +126,8 @@ def test_choice() -> None:
 def test_without_a_working_compiler_the_plain_sampler_serves(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "_library", None)
-    monkeypatch.setattr(native, "_reason", "")
+    monkeypatch.setattr(compiled, "_library", None)
+    monkeypatch.setattr(compiled, "_reason", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "" if not compiler else os.environ["PATH"])
     monkeypatch.setenv("CXX", compiler)

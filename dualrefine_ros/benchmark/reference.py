@@ -22,7 +22,7 @@ from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates, feature_levels
 from dualrefine_ros.model.pose_alignment import projection_jacobian, solve_step
 from dualrefine_ros.model.sampling import plain
-from dualrefine_ros.model.update_block import ConvGRU
+from dualrefine_ros.model.update_block import ConvGRU, UpdateBlock
 from dualrefine_ros.network_io import StageClock
 
 
@@ -155,6 +155,7 @@ def update(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One update: depth by matching, pose by alignment; hidden state, depth, pose and twist (B, 6)."""
     refiner, block = model.refiner, model.refiner.update_block
+    assert isinstance(block, UpdateBlock)  # not that of inference
     g = refiner.max_update(depth)
     pixels = epipolar_coordinates(depth_candidates(depth, g), T_prev_cur, pair.intrinsics)
     levels = feature_levels(pair.match_prev)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from dualrefine_ros.model.convolution import Convolution3x3, fits
 from dualrefine_ros.model.dualrefine import DualRefine
+from dualrefine_ros.model.update_block import UpdateBlock
+from dualrefine_ros.model.update_inference import InferenceUpdate
 
 _TOLERANCE = 1e-3  # relative; folding itself rounds at 1e-5
 
@@ -34,6 +38,10 @@ def folded(model: DualRefine) -> DualRefine:
     for module in list(fused.modules()):
         _fold_batch_norms(module)
     light = fused if _agree(fused, unfused) else unfused
+    update_block = light.refiner.update_block
+    assert isinstance(update_block, UpdateBlock)
+    light.refiner.update_block = InferenceUpdate(update_block)
+    _speed_up_convolutions(light)
     return light.to(memory_format=torch.channels_last)
 
 
@@ -52,6 +60,15 @@ def _fold_batch_norms(parent: nn.Module) -> None:
         # timm's batch norms may carry the activation that follows
         rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
         setattr(parent, name, nn.Sequential(*rest) if rest else nn.Identity())
+
+
+def _speed_up_convolutions(parent: nn.Module) -> None:
+    """Replace what :class:`Convolution3x3` can stand in for."""
+    for name, module in parent.named_children():
+        if fits(module):
+            setattr(parent, name, Convolution3x3.like(cast(nn.Conv2d, module)))
+        else:
+            _speed_up_convolutions(module)
 
 
 @torch.no_grad()

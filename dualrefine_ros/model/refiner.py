@@ -21,6 +21,7 @@ from dualrefine_ros.model.layers import ResidualBlock, residual_head
 from dualrefine_ros.model.pose_alignment import gauss_newton_step
 from dualrefine_ros.model.sampling import Sampler, choose
 from dualrefine_ros.model.update_block import CHANNELS, UpdateBlock
+from dualrefine_ros.model.update_inference import InferenceUpdate
 
 
 class SolverStatus(IntFlag):
@@ -143,7 +144,7 @@ class Refiner(nn.Module):
         self.context = residual_head(CHANNELS)
         self.hidden = residual_head(CHANNELS)
         self.fixed_confidence = FixedConfidence()
-        self.update_block = UpdateBlock()
+        self.update_block: UpdateBlock | InferenceUpdate = UpdateBlock()
         self.delta = nn.Parameter(torch.zeros(1))
 
     def matching_features(self, q: Tensor) -> MatchingFeatures:
@@ -159,7 +160,7 @@ class Refiner(nn.Module):
         self, cur: MatchingFeatures, prev: MatchingFeatures, context: Tensor, intrinsics: Tensor
     ) -> RefinerInputs:
         """What all iterations share; intrinsics (B, 4) at refinement size."""
-        terms = self.update_block.gru.context_terms(context)
+        terms = self.update_block.context_terms(context)
         sampler = choose(self.sampler, context.device)
         return RefinerInputs(cur, prev, feature_levels(prev.features), terms, intrinsics, sampler)
 

@@ -102,6 +102,10 @@ class UpdateBlock(nn.Module):
             nn.Conv2d(CHANNELS, 9 * UPSAMPLING * UPSAMPLING, 1),
         )
 
+    def context_terms(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`ConvGRU.context_terms`."""
+        return self.gru.context_terms(context)
+
     def hidden_state(
         self, h: Tensor, context_terms: tuple[Tensor, Tensor], cost: Tensor, depth: Tensor
     ) -> Tensor:

@@ -35,10 +35,11 @@ def choose(name: str, device: torch.device) -> Sampler:
     if name == "plain":
         return PLAIN
     if name == "native" or (name == "auto" and device.type == "cpu"):
-        from dualrefine_ros.model.sampling import native
+        from dualrefine_ros.model import native
+        from dualrefine_ros.model.sampling import native as sampler
 
         if native.available():
-            return Sampler("native", native.epipolar_cost, native.alignment_moments)
+            return Sampler("native", sampler.epipolar_cost, sampler.alignment_moments)
         if name == "native":
             raise ConfigError(f"The native sampler is not to be had: {native.reason()}.")
     if name == "triton" or (name == "auto" and device.type == "cuda"):

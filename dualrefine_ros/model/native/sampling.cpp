@@ -4,20 +4,10 @@
 // the sampled one; outside counts as zero, as in grid_sample(align_corners=False, padding_mode="zeros").
 // Plain C interface, loaded through ctypes: no PyTorch headers, so it compiles in a second or two.
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <cstring>
-#include <thread>
-#include <vector>
 
-// PyTorch's own pool of threads, where it is OpenMP's and in sight: a second pool would fight it for the
-// cores while its idle threads still spin.
-extern "C" {
-void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned) __attribute__((weak));
-int omp_get_thread_num() __attribute__((weak));
-int omp_get_num_threads() __attribute__((weak));
-}
+#include "parallel.h"
 
 namespace {
 
@@ -57,30 +47,6 @@ inline float mix(const Taps& t, const float* weight, int c) {
   return t.at[0][c] * weight[0] + t.at[1][c] * weight[1] + t.at[2][c] * weight[2] + t.at[3][c] * weight[3];
 }
 
-// Runs work(first_row, last_row, thread) over B * h rows.
-template <typename Work>
-void over_rows(int64_t rows, int threads, Work work) {
-  threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, rows)));
-  if (threads > 1 && GOMP_parallel && omp_get_thread_num && omp_get_num_threads) {
-    struct Job {
-      Work* work;
-      int64_t rows;
-    } job{&work, rows};
-    const auto run = [](void* data) {
-      const Job& j = *static_cast<Job*>(data);
-      const int i = omp_get_thread_num(), n = omp_get_num_threads();
-      (*j.work)(j.rows * i / n, j.rows * (i + 1) / n, i);
-    };
-    GOMP_parallel(run, &job, threads, 0);
-    return;
-  }
-  std::vector<std::thread> pool;
-  for (int i = 1; i < threads; ++i)
-    pool.emplace_back([=] { work(rows * i / threads, rows * (i + 1) / threads, i); });
-  work(0, rows / threads, 0);
-  for (auto& thread : pool) thread.join();
-}
-
 struct Size {
   int batch, candidates, height, width, channels, map_height, map_width;
   float scale_x() const { return static_cast<float>(map_width) / width; }
@@ -95,7 +61,7 @@ void cost_forward(const Size& s, const float* cur, const float* prev, const floa
                   int64_t cost_stride, int threads) {
   const int C = kC > 0 ? kC : s.channels;
   const float sx = s.scale_x(), sy = s.scale_y();
-  over_rows(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
+  parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height, v = row % s.height;
       const float* map = prev + b * s.map();
@@ -124,7 +90,7 @@ void cost_backward(const Size& s, const float* cur, const float* prev, const flo
   const float sx = s.scale_x(), sy = s.scale_y();
   // pixels of different rows sample the same places: each thread sums into a map of its own
   std::vector<std::vector<float>> partial(std::max(1, threads));
-  over_rows(static_cast<int64_t>(s.batch) * s.height, threads, [&](int64_t first, int64_t last, int thread) {
+  parallel(static_cast<int64_t>(s.batch) * s.height, threads, [&](int64_t first, int64_t last, int thread) {
     std::vector<float>& mine = partial[thread];
     mine.assign(s.batch * s.map(), 0.f);
     std::vector<float> signed_grad(C);
@@ -172,7 +138,7 @@ void cost_backward(const Size& s, const float* cur, const float* prev, const flo
 template <int kC>
 void moments(const Size& s, const float* cur, const float* prev, const float* pixels, float* out, int threads) {
   const int C = kC > 0 ? kC : s.channels;
-  over_rows(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
+  parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height, v = row % s.height;
       const float* map = prev + b * s.map();
