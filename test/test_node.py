@@ -167,7 +167,10 @@ def test_what_is_missing_or_unusable_is_named_and_survived(robot: Robot, start) 
     ("argument", "sentence"),
     [
         ("checkpoint:=missing.safetensors", "missing.safetensors"),
-        ("iterations:=-1", "'iterations'"),
+        ("iterations:=-1", "Parameter 'iterations' must be a whole number from 0 to 100."),
+        ("iterations:=foo", "Parameter 'iterations' must be a whole number from 0 to 100."),
+        ("max_rate:=10", "Parameter 'max_rate' must be a number with a decimal point (1.0, not 1) from 0 to"),
+        ("device:=3", "Parameter 'device' must be text"),
         ("precision:=int8", "must be one of float32, bfloat16, float16, not 'int8'"),
         ("odometry_topic:=a b", "Invalid topic name"),
     ],

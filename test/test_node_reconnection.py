@@ -133,13 +133,13 @@ def test_patience_grows_and_a_new_publisher_restores_it(ros, monkeypatch) -> Non
 
     assert until(10) == []  # nobody is there to be heard
     clockwork.publishers = [publisher(1)]
-    # there since 10.5 s; then after more than 2, 4, 8, 16, 32, 60 and 60 seconds
+    # there since 10.5 s; then after more than 6, 12 ... and 60 seconds
     expected = [10.5]
-    for patience in (2, 4, 8, 16, 32, 60, 60):
+    for patience in (6, 12, 24, 48, 60, 60):
         expected.append(expected[-1] + patience + 0.5)
     assert until(expected[-1]) == expected[1:]
     clockwork.publishers = [publisher(2)]
     start = clockwork.now + 0.5
-    assert until(start + 3) == [start + 2.5]
+    assert until(start + 7) == [start + 6.5]
     images._hear(Image())
     assert until(start + 300) == []

@@ -15,7 +15,9 @@ from rclpy.subscription import Subscription
 
 DEPTH = 5  # messages waiting for the executor
 LOOK_PERIOD = 0.5  # seconds between looks at the publishers
-SILENCE, LONGEST_SILENCE = 2.0, 60.0  # seconds unheard, at first and at most, before subscribing anew
+# Seconds unheard, at first and at most, before subscribing anew. Fast DDS may take 2.4 s by itself, or twice
+# that, until its next heartbeat: to subscribe anew before would only start that over.
+SILENCE, LONGEST_SILENCE = 6.0, 60.0
 POLICIES = {"reliable": ReliabilityPolicy.RELIABLE, "sensor_data": ReliabilityPolicy.BEST_EFFORT}
 
 
@@ -40,6 +42,7 @@ class Input:
         self._callback = callback
         self._publishers: frozenset[bytes] = frozenset()  # that were there at the last look
         self._patience = SILENCE
+        self._deaf_since: float | None  # monotonic time; None: what is published arrives
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
         self._qos = qos
         self._reliability = POLICIES.get(qos, ReliabilityPolicy.RELIABLE)
@@ -83,7 +86,7 @@ class Input:
         self._callback(message)
 
     def _subscribe(self) -> Subscription:
-        self._deaf_since: float | None = time.monotonic()  # None: what is published arrives
+        self._deaf_since = time.monotonic()
         return self._node.create_subscription(
             *self._arguments,
             QoSProfile(depth=DEPTH, reliability=self._reliability),

@@ -99,7 +99,20 @@ def _declare_field(node: Node, item: Field[Any]) -> Any:
     try:
         return node.declare_parameter(ros_name(item), item.default, descriptor(item)).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ConfigError(f"Parameter '{ros_name(item)}' is refused: {error}") from error
+        raise ConfigError(f"Parameter '{ros_name(item)}' must be {_what_is_allowed(item)}.") from error
+
+
+def _what_is_allowed(item: Field[Any]) -> str:
+    specification: _Specification = item.metadata["parameter"]
+    kind = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number with a decimal point (1.0, not 1)",
+        str: "text (in quotes, should it look like a number)",
+    }[type(item.default)]
+    if specification.minimum is None:
+        return kind
+    return f"{kind} from {specification.minimum:g} to {specification.maximum:g}"
 
 
 def changed(config: Config, parameters: Iterable[Parameter]) -> Config:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
@@ -19,25 +17,26 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
 from tf2_ros import StaticTransformBroadcaster
 
 from dualrefine_ros.frame import Frame
-from dualrefine_ros.ros.conversions import (
-    camera_info_message,
-    rgb_image,
-    stamp_from_ns,
-    stamp_to_ns,
-    transform_message,
-)
+from dualrefine_ros.ros.conversions import stamp_from_ns, stamp_to_ns, transform_message
+from dualrefine_ros.ros.statistics import ENDS
 from dualrefine_ros.tools.demo_player import BASE_FRAME, CAMERA_FRAME, T_BASE_CAM
+from dualrefine_ros.tools.soak_account import LONGEST_RECONNECTION, Account
+from dualrefine_ros.tools.soak_camera import SoakCamera
+from dualrefine_ros.tools.soak_faults import BAD_IMAGES, CALIBRATION_FAULTS, POOR_IMAGES
 
-QOS = QoSProfile(depth=10)
-PATIENCE = 20.0  # seconds for a service; more is called no answer
-SETTLING = 5.0  # seconds for the last messages to arrive
+# What Fast DDS loses it repairs at its next heartbeat, seconds later, unless it has left the queue by then
+DEPTH = 50
+QOS = QoSProfile(depth=DEPTH)
+BEST_EFFORT = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+PATIENCE = 20.0  # seconds for a service, or for what is on its way; more is called lost
+TRY_PERIOD = 0.25  # seconds between images while camera and node look for each other
 GAP, JUMP_BACK_NS = 2.5, 30 * 10**9
 
 
@@ -50,27 +49,28 @@ class SoakRobot:
     """
 
     def __init__(self, frames: list[Frame], random: np.random.Generator) -> None:
+        self.account = Account()
         self.faults: Counter[str] = Counter()
-        self.good: set[int] = set()  # stamps of sound images, which must be answered or counted
-        self.answered: set[int] = set()
-        self.sent = 0
         self.calls: Counter[str] = Counter()
         self.unanswered_calls: list[str] = []
+        self.wrong_answers: list[str] = []
         self.not_finite = 0  # odometry messages
         self.diagnostics: dict[str, dict[str, str]] = {}
 
         self._random = random
-        self._frames: Iterator[Frame] = itertools.cycle(frames)
-        self._offset_ns = 0  # of the stamps from the clock's
+        self._latest: Image | None = None  # good one
+        self._tries: set[int] = set()  # stamps of images sent while looking for each other
+        self._answered_ns: int | None = None  # stamp of the latest odometry
+        self._looks: list[Counter[str]] = []  # the node's last two counts, a second apart
         self.node = Node("soak")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._open_camera()
+        self.camera = SoakCamera(self.node, frames, QOS)
         self._set_pose = self.node.create_publisher(PoseWithCovarianceStamped, "set_pose", QOS)
         self._transforms = StaticTransformBroadcaster(self.node)
         self.node.create_subscription(Odometry, "odometry", self._on_odometry, QOS)
-        self.node.create_subscription(Image, "depth/image", lambda _: None, QOS)
-        self.node.create_subscription(PointCloud2, "depth/points", lambda _: None, QOS)
+        self.node.create_subscription(Image, "depth/image", lambda _: None, 1)
+        self.node.create_subscription(PointCloud2, "depth/points", lambda _: None, 1)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QOS)
         kinds: dict[str, Any] = {
             "reset": Trigger,
@@ -82,36 +82,32 @@ class SoakRobot:
         self._clients: dict[str, Any] = {
             name: self.node.create_client(kind, f"vo_node/{name}") for name, kind in kinds.items()
         }
-        # What can go wrong, by its name
-        self._image_faults: dict[str, Callable[[Image], bool]] = {
-            "black": lambda image: self._paint(image, 0),
-            "white": lambda image: self._paint(image, 255),
-            "noise": self._make_noise,
-            "blurred": self._blur,
-            "cut short": self._cut_short,
-            "step that lies": self._lie_about_step,
-            "huge dimensions": self._claim_huge,
-            "unknown encoding": self._name_unknown_encoding,
-            "repeated stamp": self._repeat_stamp,
-        }
+        # What can happen between two images, by its name
         self._happenings: dict[str, Callable[[], object]] = {
             "gap": lambda: self.spin(GAP),
-            "stamps jump back": self._jump_back,
-            "publisher restarts": self._restart_camera,
-            "NaN calibration": lambda: self._publish_info(self._info(np.nan)),
-            "calibration of another size": lambda: self._publish_info(self._info(500.0, width=7)),
+            "stamps jump back": lambda: self.camera.jump(-JUMP_BACK_NS),
+            "frames dropped": lambda: self.camera.skip(5),
+            "publisher restarts": lambda: self._restart_camera("publisher restarts"),
+            "best-effort camera": self._best_effort_camera,
+            "deactivate and activate": self._deactivate_and_activate,
+            "clean up and configure": self._clean_up_and_configure,
             "set_pose": lambda: self._send_pose(1.0),
             "set_pose of NaN": lambda: self._send_pose(np.nan),
-            "reset": lambda: self._call("reset"),
+            "reset": lambda: self._call("reset", lambda answer: answer.success),
             "save_trajectory": lambda: self._call("save_trajectory"),
             "pause and go on": self._pause,
-            "deactivate and activate": self._cycle,
-            "iterations change": lambda: self._set("iterations", int(self._random.integers(0, 3))),
-            "parameter out of range": lambda: self._set("iterations", -1),
-            "read-only parameter": lambda: self._set("path_length", 1),
-            "frames dropped": lambda: [next(self._frames) for _ in range(5)],
+            "iterations change": lambda: self._set("iterations", int(self._random.integers(0, 3)), True),
+            "parameter out of range": lambda: self._set("iterations", -1, False),
+            "read-only parameter": lambda: self._set("path_length", 1, False),
         }
-        self._last_stamp_ns = 0
+        self._fault_names = (
+            *POOR_IMAGES,
+            *BAD_IMAGES,
+            *CALIBRATION_FAULTS,
+            *self._happenings,
+            "frozen",
+            "repeated stamp",
+        )
 
     def close(self) -> None:
         """Leave the ROS graph."""
@@ -125,10 +121,6 @@ class SoakRobot:
             self._executor.spin_once(timeout_sec=rest)
         return until()
 
-    def is_heard(self) -> bool:
-        """Whether the node listens."""
-        return bool(self._images.get_subscription_count() and self._infos.get_subscription_count())
-
     def say_where_the_camera_sits(self) -> None:
         """To TF."""
         header = Header(stamp=self.node.get_clock().now().to_msg(), frame_id=BASE_FRAME)
@@ -140,99 +132,102 @@ class SoakRobot:
 
     def step(self, fault_share: float) -> None:
         """Send a frame; with this probability something goes wrong with it, or before it."""
-        names = [*self._image_faults, *self._happenings]
-        fault = str(self._random.choice(names)) if self._random.random() < fault_share else ""
+        fault = str(self._random.choice(self._fault_names)) if self._random.random() < fault_share else ""
         if fault:
             self.faults[fault] += 1
         if fault in self._happenings:
             self._happenings[fault]()
-        frame = next(self._frames)
-        stamp_ns = max(time.time_ns() + self._offset_ns, self._last_stamp_ns + 1)
-        header = Header(stamp=stamp_from_ns(stamp_ns), frame_id=CAMERA_FRAME)
-        half = fault == "" and (self.sent // 200) % 5 == 4  # another size for 200 frames of every 1000
-        rgb, intrinsics = np.asarray(frame.image), frame.intrinsics
-        if half:
-            width, height = intrinsics.width // 2, intrinsics.height // 2
-            rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-            intrinsics = intrinsics.resized(width, height)
-        self._publish_info(camera_info_message(intrinsics, header))
-        image = rgb_image(np.ascontiguousarray(rgb, np.uint8), header)
-        if fault not in self._image_faults or self._image_faults[fault](image):
-            self.good.add(stamp_ns)
-            self._last_stamp_ns = stamp_ns
-        self._images.publish(image)
-        self.sent += 1
+        if self.account.stretch is None:  # they have not found each other
+            return
+        earlier_ns = self.camera.last_stamp_ns
+        image, info = self.camera.image()
+        if fault in POOR_IMAGES:
+            POOR_IMAGES[fault](image, self._random)
+        elif fault in BAD_IMAGES:
+            BAD_IMAGES[fault](image)
+        elif fault == "frozen" and self._latest is not None and self._latest.height == image.height:
+            image.data = self._latest.data
+        # Of an image before the stretch nobody knows whether it was answered, so whether it may be again
+        if repeats := fault == "repeated stamp" and earlier_ns in self.account.stretch.good:
+            image.header.stamp = stamp_from_ns(earlier_ns)
+        if repeats or fault in BAD_IMAGES:
+            self.account.stretch.bad += 1
+        else:
+            self.account.stretch.good[stamp_to_ns(image.header.stamp)] = None
+            self._latest = image
+        before, after = CALIBRATION_FAULTS[fault](info) if fault in CALIBRATION_FAULTS else ([info], [])
+        self.camera.publish(image, before, after)
 
-    # --- what goes wrong with an image; true if it must be answered nevertheless
+    def meet(self, after: str) -> None:
+        """Send images until one is answered, and begin a stretch."""
+        start, tries, first_ns = time.monotonic(), 0, self.camera.now_ns
+        self._answered_ns = None
 
-    def _paint(self, image: Image, level: int) -> bool:
-        _pixels(image)[:] = level
-        return True
+        def answered() -> bool:
+            return self._answered_ns is not None and self._answered_ns >= first_ns
 
-    def _make_noise(self, image: Image) -> bool:
-        pixels = _pixels(image)
-        pixels[:] = self._random.integers(0, 256, pixels.shape, np.uint8)
-        return True
+        while not answered() and time.monotonic() - start < 2 * LONGEST_RECONNECTION:
+            image, info = self.camera.image()
+            self._tries.add(self.camera.last_stamp_ns)
+            self.camera.publish(image, [info])
+            tries += 1
+            self.spin(TRY_PERIOD, answered)
+        self.account.reconnected(after, time.monotonic() - start, tries)
+        if answered():
+            self._looks = []
+            self.spin(PATIENCE, self._is_at_rest)
+            self.account.begin(self._looks[-1] if self._looks else {})
 
-    def _blur(self, image: Image) -> bool:
-        pixels = _pixels(image)
-        pixels[:] = cv2.GaussianBlur(pixels.copy(), (0, 0), 8.0)
-        return True
+    def settle(self) -> None:
+        """Let arrive what is on its way, and end the stretch."""
+        if self.account.stretch is not None:
+            self._let_arrive()
+            self.account.end(self._looks[-1] if self._looks else {})
 
-    def _cut_short(self, image: Image) -> bool:
-        image.data = image.data[: len(image.data) // 2]
-        return False
+    def _is_at_rest(self) -> bool:
+        """Whether the node has ended all it has received, for a second or more."""
+        return len(self._looks) == 2 and self._looks[0] == self._looks[1] and _all_ended(self._looks[1])
 
-    def _lie_about_step(self, image: Image) -> bool:
-        image.step += 1
-        return False
+    def _let_arrive(self) -> None:
+        stretch = self.account.stretch
+        assert stretch is not None
+        end = time.monotonic() + PATIENCE
+        while not self.spin(1.0, lambda: bool(self._looks) and not stretch.on_their_way(self._looks[-1])):
+            if time.monotonic() > end:
+                return
+            self.camera.calibrate(self.camera.image()[1])  # an image of absurd size is kept until one comes
 
-    def _claim_huge(self, image: Image) -> bool:
-        image.width = image.height = 2**31
-        return False
+    # --- what happens between two images
 
-    def _name_unknown_encoding(self, image: Image) -> bool:
-        image.encoding = "no such encoding"
-        return False
+    def _restart_camera(self, after: str, qos: QoSProfile = QOS) -> None:
+        self.settle()
+        self.camera.restart(qos)
+        self.meet(after)
 
-    def _repeat_stamp(self, image: Image) -> bool:
-        image.header.stamp = stamp_from_ns(self._last_stamp_ns)
-        return False
+    def _best_effort_camera(self) -> None:
+        """Its images get lost by nature, so there is no stretch of it, only the meeting."""
+        self._restart_camera("camera becomes best-effort", BEST_EFFORT)
+        self.account.stretch = None
+        self._restart_camera("camera becomes reliable")
 
-    # --- what goes wrong around it
+    def _deactivate_and_activate(self) -> None:
+        self.settle()
+        self._change_state(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE)
+        self.meet("deactivate and activate")
 
-    def _jump_back(self) -> None:
-        self._offset_ns -= JUMP_BACK_NS
-        self._last_stamp_ns -= JUMP_BACK_NS
+    def _clean_up_and_configure(self) -> None:
+        self.settle()
+        self._change_state(
+            Transition.TRANSITION_DEACTIVATE,
+            Transition.TRANSITION_CLEANUP,
+            Transition.TRANSITION_CONFIGURE,
+            Transition.TRANSITION_ACTIVATE,
+        )
+        self.meet("clean up and configure")
 
-    def _settle(self) -> None:
-        """Let arrive what is on its way: the node counts what it has received."""
-        sent = str(self.sent)
-        self.spin(SETTLING, lambda: self.diagnostics.get("input", {}).get("received") == sent)
-
-    def _meet(self) -> None:
-        """Wait until camera and node have found each other, which each of them does in its own time."""
-        self.spin(PATIENCE, self.is_heard)
-        self.spin(1.0)
-
-    def _open_camera(self) -> None:
-        self._images = self.node.create_publisher(Image, "image", QOS)
-        self._infos = self.node.create_publisher(CameraInfo, "camera_info", QOS)
-
-    def _restart_camera(self) -> None:
-        self._settle()
-        self.node.destroy_publisher(self._images)
-        self.node.destroy_publisher(self._infos)
-        self._open_camera()
-        self._meet()
-
-    def _info(self, focal_length: float, width: int = 1242) -> CameraInfo:
-        info = CameraInfo(header=Header(frame_id=CAMERA_FRAME), width=width, height=375)
-        info.k = [focal_length, 0.0, 600.0, 0.0, focal_length, 180.0, 0.0, 0.0, 1.0]
-        return info
-
-    def _publish_info(self, info: CameraInfo) -> None:
-        self._infos.publish(info)
+    def _change_state(self, *transitions: int) -> None:
+        for number in transitions:
+            self._call("change_state", lambda answer: answer.success, transition=Transition(id=number))
 
     def _send_pose(self, x: float) -> None:
         message = PoseWithCovarianceStamped(header=Header(frame_id="odom"))
@@ -241,32 +236,42 @@ class SoakRobot:
         self._set_pose.publish(message)
 
     def _pause(self) -> None:
-        self._call("pause", data=True)
-        self.spin(0.5)
-        self._call("pause", data=False)
+        if self.account.stretch is None:
+            return
+        self._let_arrive()
+        self._call("pause", lambda answer: answer.success, data=True)
+        for _ in range(3):
+            image, info = self.camera.image()
+            self.account.stretch.paused += 1
+            self.camera.publish(image, [info])
+            self.spin(TRY_PERIOD)
+        self._let_arrive()
+        self._call("pause", lambda answer: answer.success, data=False)
 
-    def _cycle(self) -> None:
-        self._settle()
-        self._call("change_state", transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-        self._call("change_state", transition=Transition(id=Transition.TRANSITION_ACTIVATE))
-        self._meet()
-
-    def _set(self, name: str, value: int) -> None:
+    def _set(self, name: str, value: int, welcome: bool) -> None:
         number = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
-        self._call("set_parameters", parameters=[Parameter(name=name, value=number)])
+        self._call(
+            "set_parameters",
+            lambda answer: answer.results[0].successful is welcome,
+            parameters=[Parameter(name=name, value=number)],
+        )
 
-    def _call(self, name: str, **fields: object) -> None:
+    def _call(self, name: str, is_right: Callable[[Any], bool] = lambda _: True, **fields: object) -> None:
         client = self._clients[name]
         self.calls[name] += 1
         future = client.call_async(client.srv_type.Request(**fields))
         if not self.spin(PATIENCE, future.done):
             self.unanswered_calls.append(name)
             client.remove_pending_request(future)
+        elif not is_right(future.result()):
+            self.wrong_answers.append(f"{name}: {future.result()}")
 
     # --- what comes back
 
     def _on_odometry(self, message: Odometry) -> None:
-        self.answered.add(stamp_to_ns(message.header.stamp))
+        self._answered_ns = stamp_to_ns(message.header.stamp)
+        if self.account.stretch is not None and self._answered_ns not in self._tries:
+            self.account.stretch.heard[self._answered_ns] += 1
         p = message.pose.pose.position
         numbers = np.concatenate([[p.x, p.y, p.z], message.pose.covariance, message.twist.covariance])
         self.not_finite += not np.isfinite(numbers).all()
@@ -275,8 +280,10 @@ class SoakRobot:
         for status in message.status:
             part = status.name.rpartition(": ")[2]
             self.diagnostics[part] = {pair.key: pair.value for pair in status.values}
+            if part == "input":
+                values = self.diagnostics[part]
+                self._looks = [*self._looks[-1:], Counter({k: int(values[k]) for k in ("received", *ENDS)})]
 
 
-def _pixels(image: Image) -> Any:
-    """The pixels (H, W, 3) of an rgb8 message, to write to."""
-    return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+def _all_ended(counts: Counter[str]) -> bool:
+    return counts["received"] == sum(counts[end] for end in ENDS)
