@@ -118,6 +118,14 @@ def test_one_image_of_another_size_does_not_decide(tmp_path: Path) -> None:
     assert [f.stamp_ns // 100_000_000 for f in source] == [1, 2, 3, 4]
 
 
+def test_what_only_looks_like_an_image_is_none(tmp_path: Path) -> None:
+    folder = write_sequence(tmp_path)
+    (folder / "image_2" / "._000000.png").write_bytes(b"macOS leaves these on foreign disks")
+    (folder / "image_2" / "thumbnails.png").mkdir()
+    source = open_source(folder)
+    assert len(list(source)) == len(source) == 4
+
+
 def test_one_frame_is_a_source(tmp_path: Path) -> None:
     assert len(list(open_source(write_sequence(tmp_path, frame_ids=(0,))))) == 1
 

@@ -54,6 +54,16 @@ def test_top_view_leaves_out_the_vertical() -> None:
     assert top_view_axes(np.zeros((1, 3))) == (0, 2)
 
 
+def test_names_that_are_no_text_are_drawn(tmp_path: Path, figures: dict[str, Figure]) -> None:
+    names = ("10 $ and $\\frac", "a$1$", "Stra\udcdfe")
+    truth = trajectory(curve(50))
+    results = {name: evaluate_odometry(truth, truth, Alignment.NONE) for name in names}
+    plot_odometry(tmp_path, results, f"title $\\q$ {names[2]}")
+    assert len(figures) == 3
+    shown = labels(figures["trajectory.png"])
+    assert [text.replace(r"\$", "$") for text in shown[1:4]] == [*names[:2], r"Stra\udcdfe"]
+
+
 def test_results_keep_apart() -> None:
     assert len({line_look(number) for number in range(24)}) == 24
 

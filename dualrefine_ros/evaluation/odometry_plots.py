@@ -16,7 +16,7 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     position_errors,
 )
 from dualrefine_ros.evaluation.output_files import make_folder
-from dualrefine_ros.evaluation.plots import line_look, new_axes, new_figure, plot_trajectories, save
+from dualrefine_ros.evaluation.plots import line_look, new_axes, new_figure, plain, plot_trajectories, save
 from dualrefine_ros.geometry.trajectory import Trajectory
 
 
@@ -53,7 +53,7 @@ def _plot_errors(path: Path, results: Mapping[str, OdometryResult], title: str) 
     for number, (name, result) in enumerate(results.items()):
         colour, style = line_look(number)
         errors = position_errors(result.estimate, result.truth)
-        along.plot(result.truth.distances(), errors, color=colour, ls=style, label=name)
+        along.plot(result.truth.distances(), errors, color=colour, ls=style, label=plain(name))
     along.set_ylim(bottom=0)
     along.legend()
     _plot_segments(
@@ -98,7 +98,7 @@ def _plot_scale_drift(path: Path, results: Mapping[str, OdometryResult], title: 
             times = result.truth.stamps - result.truth.stamps[0]
         else:
             times = np.asarray(result.truth.frames)
-        axes.plot(times[rows], ratios, color=colour, ls=style, label=name)
+        axes.plot(times[rows], ratios, color=colour, ls=style, label=plain(name))
     axes.legend()
     save(figure, path)
 

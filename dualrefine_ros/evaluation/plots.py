@@ -87,15 +87,20 @@ def _draw_path(
     style: str,
     width: float,
 ) -> None:
-    axes.plot(positions[:, right], positions[:, ahead], color=colour, ls=style, lw=width, label=name)
+    axes.plot(positions[:, right], positions[:, ahead], color=colour, ls=style, lw=width, label=plain(name))
     axes.plot(positions[-1, right], positions[-1, ahead], "s", color=colour, ms=5)
 
 
 def new_figure(title: str, width: float = 9.0, height: float = 5.0) -> Figure:
     """An empty figure of so many inches under a title."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, wrap=True)
+    figure.suptitle(plain(title), wrap=True)
     return figure
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib can draw it: names of files may hold formulas, and bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def new_axes(figure: Figure, cell: SubplotSpec, x_label: str, y_label: str) -> Axes:

@@ -7,6 +7,7 @@ imported only when it is called, so that ``dualrefine --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in arguments if not a.startswith("-")), "")
     args = build_parser(command).parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot write
     try:
         status = int(args.run(args) or 0)
         sys.stdout.flush()  # a disk that is full shows now, or when nobody can say so any more
