@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.geometry.se3 import se3_exp
+from dualrefine_ros.model.epipolar import feature_levels
 from dualrefine_ros.model.native import compiled
 from dualrefine_ros.model.sampling import PLAIN, Sampler, choose, plain
 
@@ -101,6 +103,25 @@ def test_wild_coordinates_count_as_outside(fused: Sampler, bad: float) -> None:
     pixels[:, 0] = bad
     expected = cur.abs().mean(1, keepdim=True).expand(1, 6, 4, 6)
     torch.testing.assert_close(costs(fused.epipolar_cost, cur, prev, pixels), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 8, 16), (2, 5, 12, 20)])
+@pytest.mark.parametrize("forwards", [0.5, -9.0, 60.0], ids=["on", "back", "through the plane of the camera"])
+def test_search_in_one_step(fused: Sampler, shape: tuple[int, int, int, int], forwards: float) -> None:
+    """Coordinates from depth and pose computed on the way, for close and far candidates alike."""
+    cur, prev, _ = inputs(*shape)
+    B, _, h, w = shape
+    depth = 0.1 + 40 * torch.rand(B, 1, h, w, generator=torch.Generator().manual_seed(2))
+    twist = torch.tensor([[0.3, -0.1, -forwards, 0.02, 0.05, -0.01]]).expand(B, 6)
+    intrinsics = torch.tensor([[0.6 * w, 0.7 * w, 0.5 * w, 0.4 * h]]).expand(B, 4)
+    given = (cur, feature_levels(prev), depth, depth / 8, se3_exp(twist), intrinsics)
+    expected = PLAIN.epipolar_search(*given)
+    with torch.inference_mode():
+        actual = fused.epipolar_search(*given)
+    # close to the camera's plane a pixel is far from certain: the last bit of 1/Z moves it
+    wrong = (actual - expected).abs() > 1e-3
+    assert wrong.float().mean() < 1e-3
+    assert expected.std() > 0.05
 
 
 def test_half_precision_is_widened(fused: Sampler) -> None:

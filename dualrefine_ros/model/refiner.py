@@ -11,12 +11,7 @@ from torch.nn.functional import softplus
 
 from dualrefine_ros.model.anderson import anderson
 from dualrefine_ros.model.config import ModelConfig
-from dualrefine_ros.model.epipolar import (
-    RADIUS,
-    depth_candidates,
-    epipolar_coordinates,
-    feature_levels,
-)
+from dualrefine_ros.model.epipolar import RADIUS, feature_levels
 from dualrefine_ros.model.layers import ResidualBlock, residual_head
 from dualrefine_ros.model.pose_alignment import gauss_newton_step
 from dualrefine_ros.model.sampling import Sampler, choose
@@ -174,13 +169,15 @@ class Refiner(nn.Module):
         A non-finite new state keeps the old one; an unsolvable pose system keeps the pose.
         """
         g = self.max_update(depth)
-        pixels = epipolar_coordinates(depth_candidates(depth, g), T_prev_cur, inputs.intrinsics)
-        cost = inputs.sampler.epipolar_cost(inputs.cur.features, inputs.prev_levels, pixels)
+        cost = inputs.sampler.epipolar_search(
+            inputs.cur.features, inputs.prev_levels, depth, g, T_prev_cur, inputs.intrinsics
+        )
         new_hidden = self.update_block.hidden_state(hidden, inputs.context_terms, cost, depth).float()
         step = torch.tanh(self.update_block.depth_head(new_hidden).float())
         new_depth = (depth + step * g).clamp(self.config.min_depth, self.config.max_depth)
 
-        finite = torch.isfinite(new_hidden).flatten(1).all(1) & torch.isfinite(new_depth).flatten(1).all(1)
+        # a sum is finite where all its terms are (they are small), and takes one look at each
+        finite = torch.isfinite(new_hidden.sum((1, 2, 3)) + new_depth.sum((1, 2, 3)))
         kept = finite[:, None, None, None]
         new_hidden = torch.where(kept, new_hidden, hidden)
         new_depth = torch.where(kept, new_depth, depth)

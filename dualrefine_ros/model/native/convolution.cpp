@@ -167,10 +167,13 @@ void convolution(const int* size, const int* channels, const float* const* maps,
   for (int i = 0; i < s.sources; ++i) in += channels[i];
   const int n = blocks(s.out) * kColumns;
   parallel((s.tiles() + kTiles - 1) / kTiles, threads, [=](int64_t first, int64_t last, int) {
-    std::vector<float> memory(static_cast<int64_t>(kTaps) * kTiles * (in + n) + in + kLanes);
-    float* const U = memory.data();                    // (36, kTiles, in)
+    static thread_local std::vector<float> memory;  // kept: fresh pages cost as much as a tenth of the work
+    const size_t needed = in + static_cast<size_t>(kTaps) * kTiles * (in + n);
+    if (memory.size() < needed) memory.resize(needed);
+    float* const zeros = memory.data();
+    float* const U = zeros + in;                        // (36, kTiles, in)
     float* const M = U + int64_t{kTaps} * kTiles * in;  // (36, kTiles, n)
-    const float* const zeros = M + int64_t{kTaps} * kTiles * n;
+    std::fill(zeros, zeros + in, 0.f);
     for (int64_t block = first; block < last; ++block) {
       const int64_t start = block * kTiles;
       const int count = static_cast<int>(std::min<int64_t>(kTiles, s.tiles() - start));

@@ -82,6 +82,79 @@ void cost_forward(const Size& s, const float* cur, const float* prev, const floa
   });
 }
 
+// The candidates of one level at one pixel: first all taps, without a branch, then all channels, so that both
+// loops run in vectors.
+template <int kC>
+void search_level(const Size& s, const float* a, const float* map, const float* x, const float* y, float* cost) {
+  constexpr int kMost = 64;
+  const int C = kC > 0 ? kC : s.channels, count = s.candidates;
+  int32_t index[4][kMost];
+  float weight[4][kMost];
+  const float right = s.map_width - 1, bottom = s.map_height - 1;
+  for (int k = 0; k < count; ++k) {
+    const float u = finite(x[k]), v = finite(y[k]), u0 = std::floor(u), v0 = std::floor(v);
+    const float column[2] = {u0, u0 + 1}, row[2] = {v0, v0 + 1};
+    const float wx[2] = {column[1] - u, u - u0}, wy[2] = {row[1] - v, v - v0};
+    int at_x[2], at_y[2];
+    float in_x[2], in_y[2];
+    for (int i = 0; i < 2; ++i) {
+      const float cx = std::min(std::max(column[i], 0.f), right), cy = std::min(std::max(row[i], 0.f), bottom);
+      at_x[i] = static_cast<int>(cx);
+      at_y[i] = static_cast<int>(cy) * s.map_width;
+      in_x[i] = cx == column[i] ? wx[i] : 0.f;
+      in_y[i] = cy == row[i] ? wy[i] : 0.f;
+    }
+    for (int i = 0; i < 4; ++i) {
+      index[i][k] = (at_y[i >> 1] + at_x[i & 1]) * C;
+      weight[i][k] = in_x[i & 1] * in_y[i >> 1];
+    }
+  }
+  for (int k = 0; k < count; ++k) {
+    const float *p0 = map + index[0][k], *p1 = map + index[1][k], *p2 = map + index[2][k], *p3 = map + index[3][k];
+    const float w0 = weight[0][k], w1 = weight[1][k], w2 = weight[2][k], w3 = weight[3][k];
+    float sum = 0;
+    for (int c = 0; c < C; ++c)
+      sum += std::fabs(a[c] - (p0[c] * w0 + p1[c] * w1 + p2[c] * w2 + p3[c] * w3));
+    cost[k] = sum / C;
+  }
+}
+
+template <int kC>
+void search(const Size& s, int levels, const int* map_sizes, const float* cur, const float* const* maps,
+            const float* depth, const float* max_update, const float* T_prev_cur, const float* intrinsics,
+            float max_inverse_depth, float* cost, int threads) {
+  const int C = kC > 0 ? kC : s.channels, radius = s.candidates / 2, costs = levels * s.candidates;
+  parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
+    std::vector<float> x(s.candidates), y(s.candidates);
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t b = row / s.height;
+      const float *T = T_prev_cur + b * 16, *K = intrinsics + b * 4;
+      const float ray_y = (row % s.height - K[3]) / K[1];
+      for (int u = 0; u < s.width; ++u) {
+        const int64_t p = row * s.width + u;
+        const float ray_x = (u - K[2]) / K[0];
+        float ray[3];  // rotated
+        for (int i = 0; i < 3; ++i) ray[i] = T[4 * i] * ray_x + T[4 * i + 1] * ray_y + T[4 * i + 2];
+        for (int level = 0; level < levels; ++level) {
+          Size at = s;
+          at.map_height = map_sizes[2 * level];
+          at.map_width = map_sizes[2 * level + 1];
+          const float sx = at.scale_x(), sy = at.scale_y(), step = max_update[p] * (1 << level) / radius;
+          for (int k = 0; k < s.candidates; ++k) {
+            const float d = depth[p] + (k - radius) * step;
+            const float inverse = 1 / (d * ray[2] + T[11]);
+            const float inv_z = inverse > max_inverse_depth ? max_inverse_depth : inverse;  // NaN stays
+            x[k] = (K[0] * (d * ray[0] + T[3]) * inv_z + K[2] + 0.5f) * sx - 0.5f;
+            y[k] = (K[1] * (d * ray[1] + T[7]) * inv_z + K[3] + 0.5f) * sy - 0.5f;
+          }
+          search_level<kC>(at, cur + p * C, maps[level] + b * at.map(), x.data(), y.data(),
+                           cost + p * costs + level * s.candidates);
+        }
+      }
+    }
+  });
+}
+
 template <int kC>
 void cost_backward(const Size& s, const float* cur, const float* prev, const float* pixels,
                    const float* grad_cost, int64_t cost_stride, float* grad_cur, float* grad_prev,
@@ -196,6 +269,16 @@ void epipolar_cost_backward(const int* size, const float* cur, const float* prev
     cost_backward<64>(s, cur, prev, pixels, grad_cost, cost_stride, grad_cur, grad_prev, grad_pixels, threads);
   else
     cost_backward<0>(s, cur, prev, pixels, grad_cost, cost_stride, grad_cur, grad_prev, grad_pixels, threads);
+}
+
+// Coordinates and costs in one: depth and max_update (B, h, w), T_prev_cur (B, 4, 4), intrinsics (B, 4), as
+// many maps as levels with (height, width) in map_sizes; cost (B, h, w, levels * candidates), candidates < 64.
+void epipolar_search(const int* size, int levels, const int* map_sizes, const float* cur, const float* const* maps,
+                     const float* depth, const float* max_update, const float* T_prev_cur, const float* intrinsics,
+                     float max_inverse_depth, float* cost, int threads) {
+  const Size s{size[0], size[1], size[2], size[3], size[4], size[5], size[6]};
+  const auto run = s.channels == 64 ? search<64> : search<0>;
+  run(s, levels, map_sizes, cur, maps, depth, max_update, T_prev_cur, intrinsics, max_inverse_depth, cost, threads);
 }
 
 // pixels (B, 2, h, w); out (B, 6, h, w): sums over channels of gu^2, gu gv, gv^2, gu e, gv e, e^2.

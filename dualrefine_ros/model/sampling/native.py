@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dualrefine_ros.geometry.camera import MAX_INVERSE_DEPTH
+from dualrefine_ros.model.epipolar import CANDIDATES, LEVELS
 from dualrefine_ros.model.native import library, pointer
 from dualrefine_ros.model.precision import full_precision
 from dualrefine_ros.model.sampling import plain
@@ -65,6 +67,35 @@ def epipolar_cost(match_cur: Tensor, match_prev_levels: list[Tensor], pixels: Te
         for features, at in zip(match_prev_levels, per_level, strict=True)
     ]
     return torch.cat(costs, 1)
+
+
+@full_precision
+def epipolar_search(
+    match_cur: Tensor,
+    match_prev_levels: list[Tensor],
+    depth: Tensor,
+    max_update: Tensor,
+    T_prev_cur: Tensor,
+    intrinsics: Tensor,
+) -> Tensor:
+    """See :meth:`~dualrefine_ros.model.sampling.choice.Sampler.epipolar_search`; float32, no gradients."""
+    cur, maps = _channels_last(match_cur), [_channels_last(level) for level in match_prev_levels]
+    numbers = [t.contiguous() for t in (depth, max_update, T_prev_cur, intrinsics)]
+    B, _, h, w = cur.shape
+    cost = torch.empty(B, LEVELS * CANDIDATES, h, w, memory_format=torch.channels_last)
+    sizes = [side for level in maps for side in level.shape[-2:]]
+    library().epipolar_search(
+        _size(cur, cur, CANDIDATES),
+        len(maps),
+        (ctypes.c_int * len(sizes))(*sizes),
+        pointer(cur),
+        (ctypes.c_void_p * len(maps))(*(level.data_ptr() for level in maps)),
+        *map(pointer, numbers),
+        ctypes.c_float(MAX_INVERSE_DEPTH),
+        pointer(cost),
+        torch.get_num_threads(),
+    )
+    return cost
 
 
 @full_precision
