@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import yaml
 from nav_msgs.msg import Odometry
 from node_harness import Robot
 from sensor_msgs.msg import CameraInfo, Image
+
+from dualrefine_ros.data.source import open_source
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -128,6 +132,52 @@ def test_a_lifecycle_manager_may_start_the_node(ros, launch) -> None:
         robot.wait_for_node()
     finally:
         robot.close()
+
+
+@full_ros
+@pytest.mark.parametrize("loop", ["true", "false"])
+def test_the_bag_is_played_with_its_clock(loop: str) -> None:
+    from launch.utilities import perform_substitutions
+
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update(bag="/some/bag", rate="0.5", loop=loop)
+    (player,) = runpy.run_path(str(ROOT / "launch/kitti_replay.launch.py"))["play"](context)
+    command = [perform_substitutions(context, part) for part in player.cmd]
+    expected = ["ros2", "bag", "play", "/some/bag", "--clock", "--rate", "0.5"]
+    assert command == expected + ["--loop"] * (loop == "true")
+
+
+@full_ros
+def test_a_replayed_bag_is_answered_on_its_own_time(ros, launch, tmp_path: Path) -> None:
+    if "play" not in ros2("bag", "--help").stdout:
+        pytest.skip("the command ros2 bag is missing: install ros-$ROS_DISTRO-ros2bag")
+    clip, bag = tmp_path / "clip", tmp_path / "bag"
+    shutil.copytree(ROOT / "clips/kitti_0001", clip)
+    for image in sorted((clip / "image_2").iterdir())[12:]:
+        image.unlink()
+    for name in ("times.txt", "poses.txt"):
+        (clip / name).write_text("".join((clip / name).read_text().splitlines(keepends=True)[:12]))
+    made = ["kitti-to-bag", str(clip), str(bag), "--images", "jpeg"]
+    subprocess.run([sys.executable, "-m", "dualrefine_ros.tools.main", *made], check=True, timeout=PATIENCE)
+    sent = {frame.stamp_ns for frame in open_source(bag)}
+    # over and over, slowly: the node takes its time to come up
+    arguments = ("image_transport:=compressed", "rviz:=false", "rate:=0.2", "loop:=true", "device:=cpu")
+    process, log = launch("kitti_replay.launch.py", f"bag:={bag}", *arguments)
+    robot = Robot()
+    try:
+        robot.wait(lambda: process.poll() is not None or len(robot.heard["odometry"]) > 2, "odometry")
+        assert process.poll() is None, log.read_text()
+        assert set(robot.odometry_stamps()) <= sent
+        assert robot.heard["odometry"][0].child_frame_id == "base_link"
+    finally:
+        robot.close()
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(PATIENCE)
+    said = [line for line in log.read_text().splitlines() if line.startswith("[vo_node")]
+    assert any("images answered" in line for line in said)
+    assert not any("Traceback" in line for line in said)
 
 
 def test_rviz_shows_topics_that_the_node_has() -> None:

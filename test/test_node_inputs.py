@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from dualrefine_ros.ros.conversions import bytes_field, stamp_from_ns
+from dualrefine_ros.ros.conversions import bytes_field, stamp_from_ns, stamp_to_ns
 
 
 def test_compressed_images_are_heard(engine, robot, make_node) -> None:
@@ -155,6 +155,44 @@ def test_an_image_waits_for_the_calibration_of_its_size(engine, robot, make_node
     robot.publish_camera_info(width=99)
     robot.wait(lambda: "refused" in node.statistics.problems, "the refusal")
     assert "camera_info is of images of 99x48" in node.statistics.problems["refused"][1]
+
+
+def test_the_calibration_of_an_earlier_image_decides_nothing(engine, robot, make_node, capfd) -> None:
+    """The topics have no common order: an image of a new size may overtake its predecessor's calibration."""
+    node = make_node()
+
+    def calibrate(stamp: int, width: int) -> None:
+        info = CameraInfo(header=Header(stamp=stamp_from_ns(stamp)), width=width, height=HEIGHT)
+        info.k = [FOCAL_LENGTH, 0.0, 31.0, 0.0, FOCAL_LENGTH, 23.0, 0.0, 0.0, 1.0]
+        robot.camera_infos.publish(info)
+        robot.wait(lambda: node.intake.camera_info in (info,), "the calibration")
+
+    calibrate(1, WIDTH)
+    robot.drive([1])
+    robot.width = 32
+    robot.publish_image(3)
+    robot.wait(lambda: node.statistics.counts["received"] == 2, "the image")
+    calibrate(2, WIDTH)
+    robot.spin_for(0.2)
+    assert engine.seen == [1]
+    calibrate(3, 32)
+    robot.wait(lambda: engine.seen == [1, 3], "its turn")
+    assert node.statistics.counts["refused"] == 0
+
+    # a camera whose calibration is always of before, and of another size: it is told
+    calibrate(4, WIDTH)
+    for stamp in (5, 7):
+        robot.publish_image(stamp)
+        robot.wait(
+            lambda stamp=stamp: node.intake._held and stamp_ns(node.intake._held) == stamp, "the image"
+        )
+        calibrate(stamp - 1, WIDTH)
+    assert node.statistics.counts["waiting"] == 1
+    assert "An image of 32x48 waited in vain for its calibration; /camera_info is" in capfd.readouterr().err
+
+
+def stamp_ns(message) -> int:
+    return stamp_to_ns(message.header.stamp)
 
 
 def test_a_camera_may_be_restarted(engine, robot, make_node) -> None:

@@ -75,7 +75,8 @@ class Intake:
             self._node.get_logger().warning(str(error), throttle_duration_sec=WARNING_PERIOD)
             return
         self.camera_info = message
-        if self._held is not None:
+        # The calibration of an earlier image tells nothing about the one that waits
+        if self._held is not None and (self._fits(self._held) or not _is_of_before(message, self._held)):
             self._hand_on(self._held, message)
             self._held = None
 
@@ -89,8 +90,19 @@ class Intake:
         else:
             # The two topics have no common order: an image may come before the calibration that it needs
             if self._held is not None:
-                self._statistics.count("waiting")
+                self._give_up(self._held)
             self._held = message
+
+    def _give_up(self, image: Image | CompressedImage) -> None:
+        self._statistics.count("waiting")
+        if self.camera_info is None:  # diagnostics tell of that
+            return
+        sentence = (
+            f"An image of {image.width}x{image.height} waited in vain for its calibration; "
+            f"{self.infos.topic} is of images of {self._size[0]}x{self._size[1]} (ROI and binning applied)."
+        )
+        self._statistics.problems["waiting"] = (time.monotonic(), sentence)
+        self._node.get_logger().warning(sentence, throttle_duration_sec=WARNING_PERIOD)
 
     def _fits(self, message: Image | CompressedImage) -> bool:
         return isinstance(message, CompressedImage) or (message.width, message.height) == self._size
@@ -104,3 +116,7 @@ class Intake:
     def _hand_on(self, message: Image | CompressedImage, info: CameraInfo) -> None:
         if self._mailbox.put((message, info)):
             self._statistics.count("dropped")
+
+
+def _is_of_before(info: CameraInfo, image: Image | CompressedImage) -> bool:
+    return 0 < stamp_to_ns(info.header.stamp) < stamp_to_ns(image.header.stamp)

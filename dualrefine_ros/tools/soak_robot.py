@@ -60,7 +60,7 @@ class SoakRobot:
         self._random = random
         self._latest: Image | None = None  # good one
         self._tries: set[int] = set()  # stamps of images sent while looking for each other
-        self._answered_ns: int | None = None  # stamp of the latest odometry
+        self._answered_ns = 0  # stamp of the latest odometry
         self._looks: list[Counter[str]] = []  # the node's last two counts, a second apart
         self.node = Node("soak")
         self._executor = SingleThreadedExecutor()
@@ -160,20 +160,23 @@ class SoakRobot:
 
     def meet(self, after: str) -> None:
         """Send images until one is answered, and begin a stretch."""
-        start, tries, first_ns = time.monotonic(), 0, self.camera.now_ns
-        self._answered_ns = None
+        start, first_ns = time.monotonic(), self.camera.now_ns
 
-        def answered() -> bool:
-            return self._answered_ns is not None and self._answered_ns >= first_ns
-
-        while not answered() and time.monotonic() - start < 2 * LONGEST_RECONNECTION:
+        def try_one(patience: float, at_least_ns: int | None = None) -> bool:
             image, info = self.camera.image()
-            self._tries.add(self.camera.last_stamp_ns)
+            stamp_ns = self.camera.last_stamp_ns
+            self._tries.add(stamp_ns)
             self.camera.publish(image, [info])
-            tries += 1
-            self.spin(TRY_PERIOD, answered)
-        self.account.reconnected(after, time.monotonic() - start, tries)
-        if answered():
+            return self.spin(patience, lambda: self._answered_ns >= (at_least_ns or stamp_ns))
+
+        self._answered_ns, before = 0, len(self._tries)
+        while not (found := try_one(TRY_PERIOD, first_ns)) and self._is_early(start):
+            pass
+        self.account.reconnected(after, time.monotonic() - start, len(self._tries) - before)
+        # Those that were sent before may still arrive. Messages keep their order: none of them after this one
+        while found and not try_one(PATIENCE):
+            found = self._is_early(start)
+        if found:
             self._looks = []
             self.spin(PATIENCE, self._is_at_rest)
             self.account.begin(self._looks[-1] if self._looks else {})
@@ -183,6 +186,9 @@ class SoakRobot:
         if self.account.stretch is not None:
             self._let_arrive()
             self.account.end(self._looks[-1] if self._looks else {})
+
+    def _is_early(self, start: float) -> bool:
+        return time.monotonic() - start < 2 * LONGEST_RECONNECTION
 
     def _is_at_rest(self) -> bool:
         """Whether the node has ended all it has received, for a second or more."""
