@@ -46,3 +46,14 @@ def test_output_that_finds_no_room_or_no_reader(monkeypatch: pytest.MonkeyPatch)
         left_alone.stdout.close()
         assert left_alone.stderr.read() == ""
     assert left_alone.returncode == 141
+
+
+def test_ctrl_c_while_modules_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dualrefine_ros.tools.main.import_module", interrupted)
+    assert main(["replay", "somewhere"]) == 130
+    assert capsys.readouterr().err == "dualrefine replay: interrupted\n"

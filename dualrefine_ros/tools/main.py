@@ -71,26 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in arguments if not a.startswith("-")), "")
-    args = build_parser(command).parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot write
     try:
+        args = build_parser(command).parse_args(arguments)  # imports for seconds: Ctrl-C may come by now
         status = int(args.run(args) or 0)
         sys.stdout.flush()  # a disk that is full shows now, or when nobody can say so any more
         return status
     except BrokenPipeError:
         return OUTPUT_CLOSED
     except DualRefineError as error:
-        print(f"dualrefine {args.command}: {error}", file=sys.stderr)
+        print(f"dualrefine {command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder without permission: the path and the reason say it all
         print(
-            f"dualrefine {args.command}: {error.filename or 'The output'}: {error.strerror or error}.",
+            f"dualrefine {command}: {error.filename or 'The output'}: {error.strerror or error}.",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print(f"dualrefine {args.command}: interrupted", file=sys.stderr)
+        print(f"dualrefine {command}: interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
         _flush_or_drop()
