@@ -142,8 +142,12 @@ def test_what_cannot_be_compared(maps: tuple[Path, Path], capsys: pytest.Capture
         write_depth_png(path, np.full((40, 60), 99.0, np.float32))
     assert evaluate(predictions, "--ground-truth", truth) == 2
     assert "None of 3 images can be compared" in capsys.readouterr().err
-    for option, message in (("--cap", "0 < min < max"), ("--error-maps", "--error-maps must be 0 or more")):
-        assert evaluate(predictions, "--ground-truth", truth, option, -1) == 2
+    for option, value, message in (
+        ("--cap", -1, "0 < min < max"),
+        ("--cap", "inf", "0 < min < max"),
+        ("--error-maps", -1, "--error-maps must be 0 or more"),
+    ):
+        assert evaluate(predictions, "--ground-truth", truth, option, value) == 2
         assert message in capsys.readouterr().err
 
 

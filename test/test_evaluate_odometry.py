@@ -108,6 +108,17 @@ def test_time_offset(tmp_path: Path) -> None:
     assert evaluate(*arguments, "--time-offset", -1_700_000_000) == 0
 
 
+@pytest.mark.parametrize("option", ["--time-offset", "--max-time-difference"])
+@pytest.mark.parametrize("value", ["nan", "1e300"])
+def test_times_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    write_tum(tmp_path / "truth.txt", straight(40))
+    truth = tmp_path / "truth.txt"
+    assert evaluate(truth, "--ground-truth", truth, option, value) == 2
+    assert f"{option} must be" in capsys.readouterr().err
+
+
 IDENTITY = "1 0 0 0 0 1 0 0 0 0 1 0"
 
 

@@ -28,7 +28,7 @@ class DepthProtocol:
     """What counts and how.
 
     Raises:
-        ConfigError: the depths are not 0 < min < max.
+        ConfigError: the depths are not 0 < min < max < inf.
     """
 
     min_depth: float = 1e-3  # metres; nearer predictions count as this
@@ -37,9 +37,9 @@ class DepthProtocol:
     median_scaling: bool = True  # False for a prediction that claims metres
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_depth < self.max_depth:
+        if not 0 < self.min_depth < self.max_depth < np.inf:
             raise ConfigError(
-                f"The depths that count must be 0 < min < max, not {self.min_depth} and {self.max_depth}."
+                f"The depths that count must be 0 < min < max < inf, not {self.min_depth} and {self.max_depth}."
             )
 
     def counts(self, truth: DepthMap) -> npt.NDArray[np.bool_]:

@@ -38,6 +38,7 @@ from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_traj
 from dualrefine_ros.tools.table import format_table
 
 HELP = "score trajectories against ground truth"
+MAX_SECONDS = 4e9  # a stamp of today moved by less stays within 64 bits of nanoseconds
 COLUMNS = {  # figure: (heading, digits)
     "t_err": ("t_err [%]", 3),
     "r_err": ("r_err [deg/100m]", 3),
@@ -87,6 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; write the JSON file and the pictures that are asked for."""
+    if not abs(args.time_offset) < MAX_SECONDS:
+        raise ConfigError(f"--time-offset must be a number of seconds, not {args.time_offset}.")
+    if not 0 <= args.max_time_difference < MAX_SECONDS:
+        raise ConfigError(f"--max-time-difference must be 0 s or more, not {args.max_time_difference}.")
     alignment = Alignment(args.align)
     names = _distinct_names(args.estimate)
     results, notes = {}, []
