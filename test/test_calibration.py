@@ -126,4 +126,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "kitti_0001 steps" in printed
     assert "kitti_0001 poses" in printed
     assert '"within_95"' in out.read_text()
-    assert main([*arguments, "--limit", "1"]) == 2
+    for refused, message in (
+        (["--limit", "1"], "--limit must leave two frames"),
+        (["--limit", "-3"], "--limit must leave two frames"),
+        ([str(CLIP)], "given twice"),
+    ):
+        assert main([*arguments[:3], *refused, *arguments[3:]]) == 2
+        assert message in capsys.readouterr().err

@@ -83,6 +83,13 @@ def test_two_files_of_one_replay_have_names_of_their_own(
     assert "\ntrajectory_tum " in printed
 
 
+def test_files_that_differ_in_suffix_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run.txt", "run.kitti"):
+        write_kitti(tmp_path / name, straight(40))
+    assert evaluate(tmp_path / "run.txt", tmp_path / "run.kitti", "--ground-truth", tmp_path / "run.txt") == 0
+    assert "\nrun.kitti " in capsys.readouterr().out
+
+
 def test_short_sequence_has_null_and_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_kitti(tmp_path / "truth.txt", straight(40))
     write_kitti(tmp_path / "estimate.txt", straight(38))

@@ -19,7 +19,7 @@ from dualrefine_ros.evaluation.replay import replay
 from dualrefine_ros.model import load_checkpoint
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
 from dualrefine_ros.scale import ScaleConfig
-from dualrefine_ros.tools.table import format_table
+from dualrefine_ros.tools.table import distinct_names, format_table
 
 HELP = "check covariances and scale against ground truth"
 
@@ -46,23 +46,24 @@ def run(args: argparse.Namespace) -> int:
     if args.camera_height is not None:
         scale = ScaleConfig(mode="camera_height", camera_height=args.camera_height)
     config = OdometryConfig(args.iterations, args.device, scale=scale)
+    if args.limit is not None and args.limit < 2:
+        raise ConfigError(f"--limit must leave two frames or more, not {args.limit}.")
+    names = distinct_names(args.sources)
     odometry = VisualOdometry(load_checkpoint(args.checkpoint), config)
     rows, figures = [], {}
-    for path in args.sources:
+    for name, path in zip(names, args.sources, strict=True):
         source = open_source(path)
         if source.ground_truth is None:
             raise DataError(f"{path} has no ground truth to compare with.")
         recorder = ErrorRecorder()
         indices = range(len(source))[: args.limit]
-        if len(indices) < 2:
-            raise ConfigError(f"--limit must leave two frames or more, not {args.limit}.")
         _replay(source, odometry, indices, recorder)
         left = recorder.scale()
         factor = left if args.camera_height is None else 1.0
         parts = {"steps": recorder.steps(factor), "poses": recorder.poses(factor)}
-        rows += [_row(f"{source.name} {name}", part) for name, part in parts.items()]
-        figures[source.name] = {"scale_to_truth": left} | {n: p.figures() for n, p in parts.items()}
-        print(f"{source.name}: true lengths are {left:.3f} of the estimated ones (median of the steps)")
+        rows += [_row(f"{name} {kind}", part) for kind, part in parts.items()]
+        figures[name] = {"scale_to_truth": left} | {kind: p.figures() for kind, p in parts.items()}
+        print(f"{name}: true lengths are {left:.3f} of the estimated ones (median of the steps)")
     print("\n" + format_table(["", "count", "mean", "median", *AXES, "within 95 %"], rows))
     if args.json:
         write_json(args.json, figures)

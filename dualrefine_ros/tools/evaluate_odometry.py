@@ -17,7 +17,7 @@ figure that does not exist; for several estimates it holds one such object under
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from dualrefine_ros.evaluation.output_files import write_json
 from dualrefine_ros.evaluation.summary import weights_of
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
-from dualrefine_ros.tools.table import format_table
+from dualrefine_ros.tools.table import distinct_names, format_table
 
 HELP = "score trajectories against ground truth"
 MAX_SECONDS = 4e9  # a stamp of today moved by less stays within 64 bits of nanoseconds
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.max_time_difference < MAX_SECONDS:
         raise ConfigError(f"--max-time-difference must be 0 s or more, not {args.max_time_difference}.")
     alignment = Alignment(args.align)
-    names = _distinct_names(args.estimate)
+    names = distinct_names(args.estimate)
     results, notes = {}, []
     for name, path in zip(names, args.estimate, strict=True):
         estimate, truth = _read_pair(path, args.ground_truth, args.times, args.time_offset)
@@ -168,18 +168,3 @@ def _with_stamps(trajectory: Trajectory, times: npt.NDArray[np.int64], times_pat
     if trajectory.frames[-1] >= len(times):
         raise DataError(f"{times_path} has {len(times)} times, too few for frame {trajectory.frames[-1]}.")
     return replace(trajectory, stamps_ns=times[trajectory.frames])
-
-
-def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """File names without suffix, with as many parent folders as it takes to tell them apart.
-
-    The files of a replay go by the name of its folder.
-    """
-    whole = [(path if path.is_dir() else path.with_suffix("")).resolve().parts for path in paths]
-    replays = [parts[:-1] if parts[-1].startswith("trajectory_") else parts for parts in whole]
-    for parts_of in (replays, whole):
-        for depth in range(1, max(map(len, parts_of)) + 1):
-            names = ["/".join(parts[-depth:]) for parts in parts_of]
-            if len(set(names)) == len(names):
-                return names
-    raise ConfigError("The same estimate is given twice.")
