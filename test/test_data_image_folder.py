@@ -190,7 +190,7 @@ def test_stamps_from_file_names(tmp_path: Path, names: list[str], stamps_ns: lis
 
 def test_bad_folders(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a", ["0.png", "1.png"])
-    with pytest.raises(DataError, match=r"give the frames per second with --rate\."):
+    with pytest.raises(DataError, match=r"give the frames per second with --rate\.$"):
         open_source(folder)
     with pytest.raises(DataError, match=r"\(--rate\) must be a positive number of frames per second, not 0"):
         open_source(folder, rate=0.0)

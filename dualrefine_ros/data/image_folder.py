@@ -62,8 +62,8 @@ def find_calibration(path: Path, calibration: str | Path | None) -> Path:
     found = sorted(path.glob("*.y*ml")) if path.is_dir() else sorted(path.parent.glob(f"{path.stem}.y*ml"))
     if len(found) != 1:
         raise DataError(
-            f"{path} has {'no' if not found else 'more than one'} camera calibration beside it: "
-            "name one with --calibration (YAML, as ROS's camera_calibration writes it)."
+            f"{path} has {'more than one' if found else 'no'} camera calibration beside it: put one there or "
+            "name it with --calibration (YAML, as ROS's camera_calibration writes it)."
         )
     return found[0]
 
@@ -87,7 +87,8 @@ def _read_stamps(path: Path, images: Sequence[Path], rate: float | None) -> npt.
     named = [_stamp_of_name(image.stem) for image in images]
     if None in named:
         raise DataError(
-            f"{path} has neither times.txt nor times for file names: give the frames per second with --rate."
+            f"{path} has neither times.txt nor times for file names: write the times there or "
+            "give the frames per second with --rate."
         )
     stamps_ns = np.array(named, np.int64)
     if np.any(np.diff(stamps_ns) <= 0):

@@ -38,9 +38,8 @@ class DepthProtocol:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_depth < self.max_depth < np.inf:
-            raise ConfigError(
-                f"The depths that count must be 0 < min < max < inf, not {self.min_depth} and {self.max_depth}."
-            )
+            limits = f"{self.min_depth} and {self.max_depth}"
+            raise ConfigError(f"The depths that count must be 0 < min < max < inf, not {limits}.")
 
     def counts(self, truth: DepthMap) -> npt.NDArray[np.bool_]:
         """(H, W) whether each pixel counts."""

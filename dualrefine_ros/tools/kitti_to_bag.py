@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,6 +20,7 @@ from dualrefine_ros.geometry.axes import T_BASE_OPTICAL
 CAMERA_HEIGHT = 1.65  # metres of KITTI's cameras above the road
 EPOCH_NS = 1_317_000_000 * NANOSECONDS  # 26 September 2011, when KITTI's first drives were recorded
 DEFAULT_QUALITY = 95
+TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")  # of ROS 2, absolute
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +66,11 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"The quality of JPEG images is 1 to 100, not {args.quality}.")
     if not math.isfinite(args.camera_height):
         raise ConfigError(f"--camera-height must be a number of metres, not {args.camera_height}.")
-    if not args.topic.startswith("/"):
-        raise DataError(f"The image topic must begin with a slash: /{args.topic}.")
+    if not TOPIC.fullmatch(args.topic):
+        raise ConfigError(
+            f"--topic must be names of letters, digits and underscores, a slash before each, as in "
+            f"{BagConfig.image_topic}, not '{args.topic}'."
+        )
     compressed = args.images == "jpeg"
     config = BagConfig(args.storage, args.bag_version, args.topic, args.quality if compressed else None)
     written = convert(source, args.out, config, args.camera_height)
