@@ -94,6 +94,15 @@ def test_answers_must_be_of_good_images_and_once() -> None:
     assert set(account.failed_checks()) == {"answers to no good image (1)", "images answered twice (1)"}
 
 
+def test_some_may_wait_after_a_change_of_size() -> None:
+    for changes, failures in ((0, ["good images that waited in vain (1)"]), (1, [])):
+        account, counts = drive(waiting=3, refused=-1, dropped=-2)
+        assert account.stretch is not None
+        account.stretch.size_changes = changes
+        account.end(counts)
+        assert account.failed_checks() == failures
+
+
 def test_to_drop_everything_is_no_answer() -> None:
     account, number = Account(), LONGEST_SILENCE + 4
     account.begin({})

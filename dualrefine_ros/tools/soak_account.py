@@ -9,7 +9,8 @@ restarts, the node is deactivated), when again nothing is on its way. Within it 
   (for its calibration, in vain), refused or failed;
 - every answer is heard: as many odometry messages as the node counts answers, each of a good image;
 - every good image is answered, unless it was dropped or waited; skipped are those sent during a pause, and
-  no others; what is refused or waits in vain was bad.
+  no others; what is refused was bad; what waits in vain was bad, or one of the first after the images'
+  size changed (calibration that is lost on the way comes with the middleware's next repair).
 
 Between stretches nobody can know who has found whom: middleware matches publisher and subscription on each
 side in its own time. Images sent then are tries, counted apart, and what is measured is the time from the
@@ -27,6 +28,7 @@ from typing import Any
 from dualrefine_ros.ros.statistics import ENDS
 
 LONGEST_SILENCE = 25  # good images in a row without an answer: a node that drops all it gets is no help
+WAITING_FOR_SIZE = 15  # good images that may wait in vain for each change of size: some three seconds
 LONGEST_RECONNECTION = 30.0  # seconds
 
 
@@ -39,6 +41,7 @@ class Stretch:
         good: stamps of sound images, in order.
         bad: number of images that cannot be used.
         paused: number of images sent while the node was told to skip them.
+        size_changes: how often a good image had another size than the one before.
         heard: how often each stamp was answered.
     """
 
@@ -46,6 +49,7 @@ class Stretch:
     good: dict[int, None] = field(default_factory=dict)
     bad: int = 0
     paused: int = 0
+    size_changes: int = 0
     heard: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -85,7 +89,9 @@ class Stretch:
             "images answered twice": sum(number - 1 for number in self.heard.values()),
             "images skipped though not paused": gain["skipped"] - self.paused,
             "good images refused": max(0, gain["refused"] - self.bad),
-            "good images that waited in vain": max(0, gain["waiting"] - self.bad),
+            "good images that waited in vain": max(
+                0, gain["waiting"] - self.bad - WAITING_FOR_SIZE * self.size_changes
+            ),
             "images that the device failed on": gain["failed"],
             "good images in a row without an answer": max(0, self._silence() - LONGEST_SILENCE),
         }

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -18,6 +18,7 @@ from dualrefine_ros.ros.conversions import camera_info_message, rgb_image, stamp
 from dualrefine_ros.tools.demo_player import CAMERA_FRAME
 
 OTHER_SIZE = (200, 5, 4)  # so many images make a block; of so many blocks, this one is of half the size
+BEST_EFFORT_SHRINK = 4  # best effort loses nearly every image that does not fit into a socket's buffer
 
 
 class SoakCamera:
@@ -68,8 +69,11 @@ class SoakCamera:
         header = Header(stamp=stamp_from_ns(self.last_stamp_ns), frame_id=CAMERA_FRAME)
         rgb, intrinsics = np.asarray(frame.image), frame.intrinsics
         length, blocks, which = OTHER_SIZE
-        if (self._made // length) % blocks == which:
-            width, height = intrinsics.width // 2, intrinsics.height // 2
+        shrink = 2 if (self._made // length) % blocks == which else 1
+        if self._best_effort:
+            shrink = BEST_EFFORT_SHRINK
+        if shrink > 1:
+            width, height = intrinsics.width // shrink, intrinsics.height // shrink
             rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
             intrinsics = intrinsics.resized(width, height)
         self._made += 1
@@ -87,5 +91,6 @@ class SoakCamera:
             self._infos.publish(info)
 
     def _open(self, qos: QoSProfile) -> None:
+        self._best_effort = qos.reliability is ReliabilityPolicy.BEST_EFFORT
         self._images = self._node.create_publisher(Image, "image", qos)
         self._infos = self._node.create_publisher(CameraInfo, "camera_info", qos)

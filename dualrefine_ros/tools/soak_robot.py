@@ -153,6 +153,8 @@ class SoakRobot:
         if repeats or fault in BAD_IMAGES:
             self.account.stretch.bad += 1
         else:
+            resized = self._latest is None or self._latest.height != image.height
+            self.account.stretch.size_changes += resized
             self.account.stretch.good[stamp_to_ns(image.header.stamp)] = None
             self._latest = image
         before, after = CALIBRATION_FAULTS[fault](info) if fault in CALIBRATION_FAULTS else ([info], [])
