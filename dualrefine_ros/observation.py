@@ -12,8 +12,9 @@ from torch.nn.functional import avg_pool2d
 
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.image_motion import agreement, gray, implied_flow, normal_flow
-from dualrefine_ros.model.dualrefine import DualRefine
-from dualrefine_ros.model.refiner import MatchingFeatures, Refinement
+from dualrefine_ros.model.equilibrium import Refinement
+from dualrefine_ros.model.network import Network
+from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.network_io import StageClock, network_image, resize_map
 
 FloatMap = npt.NDArray[np.float32]
@@ -39,7 +40,7 @@ class ObservedMotion:
 
     Args:
         T_prev_cur: (4, 4); not necessarily finite.
-        H, residual_variance: of the alignment, see :class:`~dualrefine_ros.model.refiner.Refinement`.
+        H, residual_variance: of the alignment, see :class:`~dualrefine_ros.model.equilibrium.Refinement`.
         image_flow: pixels of the network's input that the edges moved, from the images alone.
         implied_flow: pixels that depth and pose imply.
         agreement, agreement_at_rest: of the images, through the motion and without any.
@@ -76,7 +77,7 @@ class Observation:
 
 
 def observe(
-    model: DualRefine,
+    model: Network,
     frame: Frame,
     previous: Remembered | None,
     iterations: int,
@@ -85,7 +86,7 @@ def observe(
     clock: StageClock,
 ) -> Observation:
     """Run the network: encode, guess the pose, refine depth and pose, upsample."""
-    device = next(model.parameters()).device
+    device = model.device
     dtype = PRECISIONS[precision]
     network = model.config
     intrinsics = frame.intrinsics.resized(network.width, network.height)

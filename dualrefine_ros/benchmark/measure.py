@@ -121,9 +121,7 @@ def _updates(
     light = engine.model
     with autocast():
         encoded, T = light.encode(cur), light.teacher_pose(cur, prev)
-        inputs = light.refiner.inputs(
-            encoded.matching, light.encode_previous(prev), encoded.context, intrinsics / UPSAMPLING
-        )
+        update = light.updater(encoded, light.encode(prev).matching, intrinsics)
     depth = light.to_depth(encoded.disparity)
     pair, disparity, hidden = reference.encode_both(
         plain.model, normalise(cur), normalise(prev), intrinsics / UPSAMPLING
@@ -132,7 +130,7 @@ def _updates(
 
     def fast() -> object:
         with autocast():
-            return light.refiner.update(encoded.hidden, depth, T, inputs)
+            return update(encoded.hidden, depth, T)
 
     return [fast, lambda: reference.update(plain.model, pair, hidden, plain_depth, T)]
 

@@ -9,9 +9,9 @@ from dualrefine_ros.model.checkpoint import (
 )
 from dualrefine_ros.model.config import PRESETS, PUBLISHED, SMALL, ModelConfig
 from dualrefine_ros.model.dualrefine import DualRefine, Prediction
+from dualrefine_ros.model.equilibrium import SolverStatus
 from dualrefine_ros.model.published import from_published
 from dualrefine_ros.model.random_weights import random_model
-from dualrefine_ros.model.refiner import SolverStatus
 
 __all__ = [
     "PRESETS",

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dualrefine_ros.errors import InputError
 from dualrefine_ros.model.backbones import depth_backbone, normalise
 from dualrefine_ros.model.config import PUBLISHED, STRIDE, ModelConfig
 from dualrefine_ros.model.depth_decoder import DepthDecoder
-from dualrefine_ros.model.disparity import (
-    UPSAMPLING,
-    convex_upsample,
-    depth_to_disparity,
-    disparity_to_depth,
-)
+from dualrefine_ros.model.disparity import UPSAMPLING, convex_upsample
+from dualrefine_ros.model.network import EncodedFrame, Network, Updater
 from dualrefine_ros.model.pose_teacher import PoseTeacher
-from dualrefine_ros.model.refiner import MatchingFeatures, Refinement, Refiner
-
-
-@dataclass(frozen=True)
-class EncodedFrame:
-    """Everything that belongs to one frame alone.
-
-    Args:
-        disparity: (B, 1, H/4, W/4), the teacher's, in [0, 1].
-        matching: what the refiner compares; all that is ever needed of a previous frame, but its image.
-        context, hidden: (B, 64, H/4, W/4), the refiner's context and first hidden state.
-    """
-
-    disparity: Tensor
-    matching: MatchingFeatures
-    context: Tensor
-    hidden: Tensor
+from dualrefine_ros.model.refiner import MatchingFeatures, Refiner
 
 
 @dataclass(frozen=True)
@@ -48,7 +29,7 @@ class Prediction:
         T_prev_cur: (B, 4, 4) refined; the teacher's with 0 iterations; None without a previous image.
         confidence: (B, 1, H/4, W/4), weight of each pixel in the pose; None where nothing was refined.
         pose_update_norms: (B, iterations), |xi| of each; NaN after an early stop and where unsolvable.
-        status: (B,) int64, bits of :class:`~dualrefine_ros.model.refiner.SolverStatus`; 0 is all well.
+        status: (B,) int64, bits of :class:`~dualrefine_ros.model.equilibrium.SolverStatus`; 0 is all well.
     """
 
     disp_teacher: Tensor
@@ -60,12 +41,11 @@ class Prediction:
     status: Tensor
 
 
-class DualRefine(nn.Module):
-    """The whole network."""
+class DualRefine(Network):
+    """The whole network, in PyTorch."""
 
     def __init__(self, config: ModelConfig = PUBLISHED) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.depth_backbone = depth_backbone(config.depth_backbone)
         self.depth_decoder = DepthDecoder(self.depth_backbone)
         self.pose_teacher = PoseTeacher(config.pose_backbone)
@@ -108,45 +88,15 @@ class DualRefine(nn.Module):
         """The first guess of T_next_cur (B, 4, 4), in training."""
         return self.pose_teacher.to_next(normalise(image_cur), normalise(image_next))
 
-    def refine(
-        self,
-        cur: EncodedFrame,
-        prev: MatchingFeatures | None,
-        T_prev_cur: Tensor,
-        intrinsics: Tensor,
-        iterations: int,
-        tolerance: float = 0.0,
-    ) -> Refinement:
-        """Refine depth and pose from a first guess.
-
-        Args:
-            cur: the current frame.
-            prev: the previous frame; None takes ``cur`` in its place, for depth without iterations.
-            T_prev_cur: (B, 4, 4), the first guess.
-            intrinsics: (B, 4) at network size.
-            iterations: 0 returns the teacher's depth and the first guess.
-            tolerance: relative residual at which the solver stops early; 0 never does.
-        """
-        inputs = self.refiner.inputs(cur.matching, prev or cur.matching, cur.context, intrinsics / UPSAMPLING)
-        depth = self.to_depth(cur.disparity)
-        return self.refiner.solve(cur.hidden, depth, T_prev_cur, inputs, iterations, tolerance)
-
-    def disparity(self, refinement: Refinement) -> Tensor:
-        """A refinement's disparity at input size, (B, 1, H, W)."""
-        return self.upsample(self.to_disparity(refinement.depth), refinement.hidden)
+    def updater(self, cur: EncodedFrame, prev: MatchingFeatures, intrinsics: Tensor) -> Updater:
+        """See :meth:`Network.updater`."""
+        inputs = self.refiner.inputs(cur.matching, prev, cur.context, intrinsics / UPSAMPLING)
+        return partial(self.refiner.update, inputs=inputs)
 
     def upsample(self, disparity: Tensor, hidden: Tensor) -> Tensor:
         """Disparity (B, 1, H/4, W/4) to (B, 1, H, W), guided by a hidden state (B, 64, H/4, W/4)."""
         upsampled: Tensor = convex_upsample(disparity, self.refiner.update_block.upsampling_logits(hidden))
         return upsampled
-
-    def to_depth(self, disparity: Tensor) -> Tensor:
-        """Disparity in [0, 1] to depth in metres, of any shape."""
-        return disparity_to_depth(disparity, self.config.min_depth, self.config.max_depth)
-
-    def to_disparity(self, depth: Tensor) -> Tensor:
-        """Depth in metres to disparity in [0, 1], of any shape."""
-        return depth_to_disparity(depth, self.config.min_depth, self.config.max_depth)
 
     def forward(
         self,

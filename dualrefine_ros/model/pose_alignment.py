@@ -15,6 +15,23 @@ from dualrefine_ros.model.sampling import plain
 
 
 @dataclass(frozen=True)
+class AlignmentSystem:
+    """The normal equations ``H xi = -b`` of one step.
+
+    Args:
+        H: (B, 6, 6), ``sum w J^T J``.
+        b: (B, 6), ``sum w J^T e``.
+        weight: (B, 1, h, w), what each pixel counted.
+        squares: (B,), ``sum w e^2``.
+    """
+
+    H: Tensor
+    b: Tensor
+    weight: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True)
 class PoseStep:
     """Result of one step.
 
@@ -78,7 +95,7 @@ def solve_step(H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(solved[:, None], xi, torch.zeros_like(xi)), solved
 
 
-def residual_variance(ee: Tensor, weight: Tensor, gain: Tensor, channels: int) -> Tensor:
+def residual_variance(squares: Tensor, weight: Tensor, gain: Tensor, channels: int) -> Tensor:
     """Variance (B,) of a residual of weight 1 after the step, so that ``variance * H^-1`` is that of xi.
 
     The weighted squares that the step leaves, over the degrees of freedom. Weights only compare pixels,
@@ -86,18 +103,50 @@ def residual_variance(ee: Tensor, weight: Tensor, gain: Tensor, channels: int) -
     the weights changes the covariance of xi.
 
     Args:
-        ee: (B, 1, h, w), squared residuals before the step, summed over channels.
+        squares: (B,), weighted squares of the residuals before the step.
         weight: (B, 1, h, w).
         gain: (B,), what the step takes from the weighted squares: ``-xi . b``.
         channels: residuals of a pixel.
     """
     w = weight.flatten(1)
-    squares = (w * ee.flatten(1)).sum(1) - gain
     rows = channels * w.sum(1) ** 2 / (w * w).sum(1)
-    return squares.clamp(min=0) / (rows - 6).clamp(min=1)
+    return (squares - gain).clamp(min=0) / (rows - 6).clamp(min=1)
 
 
 @full_precision
+def alignment_system(
+    depth: Tensor,
+    T_prev_cur: Tensor,
+    intrinsics: Tensor,
+    match_cur: Tensor,
+    match_prev: Tensor,
+    confidence_cur: Tensor | None,
+    confidence_prev: Tensor | None,
+    alignment_moments: Callable[[Tensor, Tensor, Tensor], Tensor] = plain.alignment_moments,
+) -> AlignmentSystem:
+    """What a step has to solve, see :func:`gauss_newton_step`."""
+    h, w = depth.shape[-2:]
+    points = transform(T_prev_cur, back_project(depth, intrinsics))
+    pixels = project(points, intrinsics)
+    weight = torch.ones_like(depth)
+    if confidence_cur is not None:
+        weight = weight * confidence_cur
+    if confidence_prev is not None:
+        weight = weight * plain.sample(confidence_prev, pixels, h, w)
+    moments = alignment_moments(match_cur, match_prev, pixels)
+    H, b = normal_equations(moments, projection_jacobian(points, intrinsics), weight)
+    return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)))
+
+
+@full_precision
+def solve_alignment(system: AlignmentSystem, T_prev_cur: Tensor, channels: int) -> PoseStep:
+    """The step from T_prev_cur (B, 4, 4) that a system asks for; ``channels``: residuals of a pixel."""
+    H, b, weight = system.H, system.b, system.weight
+    xi, solved = solve_step(H, b)
+    variance = residual_variance(system.squares, weight, -(xi * b).sum(1), channels)
+    return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight, H, variance)
+
+
 def gauss_newton_step(
     depth: Tensor,
     T_prev_cur: Tensor,
@@ -119,16 +168,14 @@ def gauss_newton_step(
         confidence_prev: (B, 1, h, w) weight of the previous frame's pixels; None counts as 1.
         alignment_moments: the sampler's.
     """
-    h, w = depth.shape[-2:]
-    points = transform(T_prev_cur, back_project(depth, intrinsics))
-    pixels = project(points, intrinsics)
-    weight = torch.ones_like(depth)
-    if confidence_cur is not None:
-        weight = weight * confidence_cur
-    if confidence_prev is not None:
-        weight = weight * plain.sample(confidence_prev, pixels, h, w)
-    moments = alignment_moments(match_cur, match_prev, pixels)
-    H, b = normal_equations(moments, projection_jacobian(points, intrinsics), weight)
-    xi, solved = solve_step(H, b)
-    variance = residual_variance(moments[:, 5:], weight, -(xi * b).sum(1), match_cur.shape[1])
-    return PoseStep(se3_exp(xi) @ T_prev_cur, xi, solved, weight, H, variance)
+    system = alignment_system(
+        depth,
+        T_prev_cur,
+        intrinsics,
+        match_cur,
+        match_prev,
+        confidence_cur,
+        confidence_prev,
+        alignment_moments,
+    )
+    return solve_alignment(system, T_prev_cur, match_cur.shape[1])

@@ -37,8 +37,8 @@ class Sampler(NamedTuple):
 
         Args:
             match_cur: (B, C, h, w).
-            match_prev_levels: the previous frame's, see :func:`~dualrefine_ros.model.epipolar.feature_levels`.
-            depth, max_update: (B, 1, h, w) metres, see :func:`~dualrefine_ros.model.epipolar.depth_candidates`.
+            match_prev_levels: of the previous frame, see :mod:`~dualrefine_ros.model.epipolar`.
+            depth, max_update: (B, 1, h, w) metres, see there.
             T_prev_cur: (B, 4, 4).
             intrinsics: (B, 4) at this size.
 
