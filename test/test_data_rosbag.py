@@ -346,6 +346,24 @@ def test_ground_truth_walks_the_static_transforms(tmp_path: Path, caplog: Any) -
     assert "does not connect base_link to camera" in caplog.text
 
 
+def test_ground_truth_that_is_none_is_left_out(tmp_path: Path, caplog: Any) -> None:
+    camera = ("/tf_static", START, static("base_link", "camera", (0, 0, 0), (0, 0, 0, 1)))
+    truth = [odometry(START + i * STEP, x) for i, x in enumerate((0.0, float("nan"), 2.0, 3.0))]
+    truth[3].pose.pose.orientation.w = 0.0
+    messages = [("/truth", START + i * STEP, message) for i, message in enumerate(truth)]
+    source = open_source(
+        write_bag(tmp_path / "bag", [camera, *messages, *drive()]), ground_truth_topic="/truth"
+    )
+    np.testing.assert_array_equal(source.ground_truth.positions[:, 0], [0, 2])
+    assert "2 poses of the ground truth are not finite" in caplog.text
+    for name, connection, recorded in (
+        ("no_pose", camera, messages[1:2]),
+        ("no_transform", ("/tf_static", START, static("base_link", "camera", (0, 0, 0), (0,) * 4)), messages),
+    ):
+        bag = write_bag(tmp_path / name, [connection, *recorded, *drive()])
+        assert open_source(bag, ground_truth_topic="/truth").ground_truth is None
+
+
 def test_ground_truth_of_a_sensor_beside_the_camera(tmp_path: Path) -> None:
     """An IMU 1 m behind base_link knows where it is; the camera is half a metre ahead of base_link."""
     imu = ("/tf_static", START, static("base_link", "imu", (-1.0, 0, 0), (0, 0, 0, 1)))

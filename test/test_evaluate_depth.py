@@ -128,8 +128,11 @@ def test_what_cannot_be_compared(maps: tuple[Path, Path], capsys: pytest.Capture
     cases = {
         "is no folder of depth maps": (predictions / "absent", truth),
         "holds no depth map": (predictions.parent, truth),
+        "is a replay without depth maps": (predictions.parent / "replay", truth),
         "eigen depth for this camera": (predictions, predictions.parent / "2011_09_26_sync"),
     }
+    (predictions.parent / "replay").mkdir()
+    (predictions.parent / "replay" / "summary.json").write_text("{}")
     shutil.copytree(DRIVE, predictions.parent / "2011_09_26_sync")
     for name in DRIVE.parent.glob("*.txt"):
         shutil.copy(name, predictions.parent)

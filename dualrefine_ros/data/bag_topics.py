@@ -126,11 +126,11 @@ def static_transform(reader: AnyReader, target: str, source: str) -> npt.NDArray
 
 
 def matrix_from_message(position: Any, orientation: Any) -> npt.NDArray[np.float64]:
-    """The (4, 4) transform of a message's position and quaternion."""
+    """The (4, 4) transform of a message's position and quaternion, not finite where these are not sound."""
     T = np.eye(4)
-    T[:3, :3] = rotation_from_quaternion(
-        np.array([orientation.x, orientation.y, orientation.z, orientation.w], np.float64)
-    )
+    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w], np.float64)
+    with np.errstate(invalid="ignore"):  # all zero: nobody has filled it in
+        T[:3, :3] = rotation_from_quaternion(quaternion)
     T[:3, 3] = position.x, position.y, position.z
     return T
 

@@ -192,9 +192,9 @@ class Bag(Source):
         odometry = [self._deserialize(data, c.msgtype) for c, _, data in reader.messages(connections)]
         body_frame = odometry[0].child_frame_id
         T_body_cam = static_transform(reader, body_frame, camera_frame)
-        if T_body_cam is None:
+        if T_body_cam is None or not np.isfinite(T_body_cam).all():
             log.warning(
-                "%s: ground truth is left out, /tf_static does not connect %s to %s.",
+                "%s: ground truth is left out, /tf_static does not connect %s to %s by sound transforms.",
                 self._path,
                 body_frame,
                 camera_frame,
@@ -205,8 +205,11 @@ class Bag(Source):
         poses = np.stack(
             [matrix_from_message(o.pose.pose.position, o.pose.pose.orientation) for o in odometry]
         )
-        stamps_ns, order = np.unique(stamps_ns, return_index=True)
-        return Trajectory(poses[order] @ T_body_cam, stamps_ns)
+        sound = np.isfinite(poses).all(axis=(1, 2))
+        if not sound.all():
+            log.warning("%s: %d poses of the ground truth are not finite.", self._path, (~sound).sum())
+        stamps_ns, order = np.unique(stamps_ns[sound], return_index=True)
+        return Trajectory(poses[sound][order] @ T_body_cam, stamps_ns) if len(order) else None
 
     def _pose_at(self, stamp_ns: int) -> np.ndarray | None:
         if self.ground_truth is None or self.ground_truth.stamps_ns is None:

@@ -86,8 +86,8 @@ class Source(ABC):
                 frame = read()
                 if last_stamp_ns is not None and frame.stamp_ns <= last_stamp_ns:
                     raise DataError(
-                        f"Frame {self.frame_id(index)} is stamped {frame.stamp:.9f} s, "
-                        f"not after the frame before it ({last_stamp_ns / 1e9:.9f} s)."
+                        f"Frame {self.frame_id(index)} is stamped {frame.stamp_ns} ns, "
+                        f"not after the frame before it ({last_stamp_ns} ns)."
                     )
             except DualRefineError as error:
                 self.skipped += 1

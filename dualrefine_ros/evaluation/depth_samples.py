@@ -14,6 +14,7 @@ from dualrefine_ros.data.depth_files import list_depth_maps, read_depth
 from dualrefine_ros.data.source import Source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.evaluation.depth_metrics import DepthErrors, DepthMap, DepthProtocol, evaluate_depth
+from dualrefine_ros.evaluation.summary import SUMMARY
 
 RgbImage = npt.NDArray[np.uint8]
 Truth = tuple[DepthMap, RgbImage | None]
@@ -51,8 +52,16 @@ class DepthResult:
 
 
 def depth_folder(predictions: Path) -> Path:
-    """The folder of depth maps of a replay, or the folder itself."""
-    return predictions / "depth" if (predictions / "depth").is_dir() else predictions
+    """The folder of depth maps of a replay, or the folder itself.
+
+    Raises:
+        DataError: the replay has written none.
+    """
+    if (predictions / "depth").is_dir():
+        return predictions / "depth"
+    if (predictions / SUMMARY).is_file():
+        raise DataError(f"{predictions} is a replay without depth maps: replay again with --depth npz.")
+    return predictions
 
 
 def samples_of_maps(predictions: Path, truths: Path) -> list[DepthSample]:
