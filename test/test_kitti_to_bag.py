@@ -228,6 +228,7 @@ sys.exit(main(["kitti-to-bag", sys.argv[1], sys.argv[2]]))
         ("raise KeyboardInterrupt", 130, []),
         ("os._exit(9)", 9, ["bag.partial"]),
         ("raise OSError(28, 'disk full')", 2, []),
+        ("import sqlite3; raise sqlite3.OperationalError('database or disk is full')", 2, []),
     ],
 )
 def test_an_interrupted_run_leaves_no_bag(tmp_path: Path, action: str, status: int, left: list[str]) -> None:

@@ -7,6 +7,7 @@ forward, y left, z up (REP-103), and ``odom`` is where ``base_link`` was when th
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ def new_bag(path: Path, T_base_cam: FloatArray, config: BagConfig) -> Iterator[B
         with Writer(unfinished, version=config.version, storage_plugin=plugin) as writer:
             yield BagWriter(writer, T_base_cam, config)
         unfinished.rename(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from None
+    except (OSError, sqlite3.Error) as error:
+        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', error)}.") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
