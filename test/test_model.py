@@ -186,6 +186,15 @@ def test_training_mode_reaches_every_parameter_of_the_update(images: tuple[Tenso
         assert bool(torch.isfinite(parameter.grad).all()), name
 
 
+def test_other_floating_point_numbers_do_as_well(model: DualRefine) -> None:
+    cur, prev = torch.rand(2, 1, 3, H, W)
+    with torch.no_grad():
+        usual = model(cur, prev, INTRINSICS, iterations=1)
+        wide = model(cur.double(), prev.double(), INTRINSICS.double(), iterations=1)
+    assert torch.equal(usual.disp_refined, wide.disp_refined)
+    assert torch.equal(usual.T_prev_cur, wide.T_prev_cur)
+
+
 def test_refuses_what_does_not_fit(model: DualRefine) -> None:
     image = torch.rand(1, 3, H, W)
     with pytest.raises(InputError, match="multiples of 32"):
@@ -196,6 +205,8 @@ def test_refuses_what_does_not_fit(model: DualRefine) -> None:
         model(image, image, INTRINSICS[0])
     with pytest.raises(InputError, match="0 or more"):
         model(image, image, INTRINSICS, iterations=-1)
+    with pytest.raises(InputError, match="whole number"):
+        model(image, image, INTRINSICS, iterations=2.5)  # type: ignore[arg-type]
     for tolerance in (-1.0, float("nan")):
         with pytest.raises(InputError, match="0 or more"):
             model(image, image, INTRINSICS, tolerance=tolerance)

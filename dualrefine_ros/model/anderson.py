@@ -105,6 +105,6 @@ def anderson(
             best_x = output
         if len(changes) == evaluations:
             return FixedPoint(best_x, changes, stopped_early=False)
-        if tolerance > 0 and float(changes[-1]) < tolerance:
+        if tolerance > 0 and float(changes[-1].detach()) < tolerance:
             return FixedPoint(best_x, changes, stopped_early=True)
         x = output if len(changes) < PLAIN_EVALUATIONS else mixed(mixing_weights(gram), outputs)

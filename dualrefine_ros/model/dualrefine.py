@@ -116,12 +116,18 @@ class DualRefine(Network):
             tolerance: relative residual at which the solver stops early; 0 never does.
 
         Raises:
-            InputError: shapes do not fit together, images are not floating point, or ``iterations`` or
-                ``tolerance`` is negative.
+            InputError: shapes do not fit together, images are not floating point, ``iterations`` is no
+                whole number, or it or ``tolerance`` is negative.
         """
         _check_inputs(image_cur, image_prev, intrinsics)
-        if iterations < 0 or not tolerance >= 0:
-            raise InputError(f"iterations and tolerance must be 0 or more, not {iterations} and {tolerance}.")
+        if not isinstance(iterations, int) or iterations < 0 or not tolerance >= 0:
+            raise InputError(
+                "iterations must be a whole number and, like tolerance, 0 or more; "
+                f"not {iterations} and {tolerance}."
+            )
+        dtype = self.refiner.delta.dtype  # of weights; autocast chooses for itself from there
+        image_cur, intrinsics = image_cur.to(dtype), intrinsics.to(dtype)
+        image_prev = None if image_prev is None else image_prev.to(dtype)
         cur = self.encode(image_cur)
         disp_teacher = self.upsample(cur.disparity, cur.hidden)
         if image_prev is None:
