@@ -23,10 +23,11 @@ class CovarianceConfig:
     """From the alignment's own numbers to covariances; calibrate with ``dualrefine evaluate covariance``.
 
     Raises:
-        ConfigError: a number is not positive.
+        ConfigError: a number is out of range.
     """
 
-    factor: float = 100.0  # of the alignment's covariance: neighbouring pixels and channels err together
+    factor: float = 30.0  # of the alignment's covariance: neighbouring pixels and channels err together
+    step_correlation: float = 0.8  # of the errors of consecutive steps: a network errs alike in like scenes
     translation_error: float = 0.05  # what no residual shows, as a share of the distance (one deviation)
     rotation_error: float = 0.02  # the same of the rotation, as a share of the angle that the image moved by
     unaligned_factor: float = 5.0  # of both shares, where the network's first guess of the motion stands
@@ -37,8 +38,21 @@ class CovarianceConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 < value < np.inf:
+            if name != "step_correlation" and not 0 < value < np.inf:
                 raise ConfigError(f"{name} must be positive and finite, not {value}.")
+        if not 0 <= self.step_correlation < 1:
+            raise ConfigError(
+                f"step_correlation must be at least 0 and below 1, not {self.step_correlation}."
+            )
+
+    @property
+    def chain_factor(self) -> float:
+        """How many times the variance of independent errors the sum of correlated ones has, in the long run.
+
+        For errors of a first-order autoregressive process, ``(1 + r) / (1 - r)`` (Box, Jenkins, "Time Series
+        Analysis", 1970, Ch. 3).
+        """
+        return (1 + self.step_correlation) / (1 - self.step_correlation)
 
 
 def skew(v: Matrix) -> Matrix:

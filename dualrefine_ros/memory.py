@@ -31,7 +31,7 @@ class UncertainPose:
 
     Args:
         T_world_cam: (4, 4).
-        covariance: (6, 6), of all errors that are independent from step to step.
+        covariance: (6, 6), of all errors but that of the scale.
         start: (3,), where the trajectory began: from here on, an error of the scale adds up.
     """
 
@@ -155,7 +155,8 @@ class Memory:
         seconds = (stamp_ns - self.key.stamp_ns) / NANOSECONDS
         speed = float(np.linalg.norm(verdict.T_prev_cur[:3, 3])) / seconds
         rate = rotation_angle(verdict.T_prev_cur) / seconds
-        pose = self.key.pose.after(verdict.T_prev_cur, verdict.covariance)
+        alike = verdict.covariance * config.covariance.chain_factor
+        pose = self.key.pose.after(verdict.T_prev_cur, alike)
         moved_on = key is not None and flow >= config.min_flow
         key = replace(key, pose=pose) if key is not None and moved_on else self.key
         now = replace(now, pose=pose, key=key, seen_ns=stamp_ns, misses=0)

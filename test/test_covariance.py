@@ -87,6 +87,19 @@ def test_chain() -> None:
     assert (np.diff(sizes, axis=0) > 0).all()  # it grows in every direction
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_errors_that_resemble_each_other_add_up_faster(correlation: float) -> None:
+    """Many long drives whose errors are correlated from step to step, by simulation."""
+    steps, N = 400, 4000
+    random = np.random.default_rng(0)
+    error, total = random.normal(size=N), np.zeros(N)
+    for _ in range(steps):
+        total += error
+        error = correlation * error + np.sqrt(1 - correlation**2) * random.normal(size=N)
+    factor = CovarianceConfig(step_correlation=correlation).chain_factor
+    assert total.var() / steps == pytest.approx(factor, rel=0.08)
+
+
 def test_a_common_error_of_the_scale_grows_with_the_way_and_not_with_its_root() -> None:
     """A quarter of the scales is off by 5 %: every step alike."""
     steps, N = 20, 20000
@@ -237,3 +250,6 @@ def test_configurations_out_of_range() -> None:
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="factor"):
             CovarianceConfig(factor=bad)
+    for bad in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match="step_correlation"):
+            CovarianceConfig(step_correlation=bad)

@@ -161,6 +161,11 @@ def test_steps_add_up(make: Callable[..., Robot]) -> None:
         assert estimate.cause == ""
     assert_sure(*estimates)
     assert estimates[3].prev_stamp_ns == estimates[2].stamp_ns
+    # straight on: what a step adds to the pose's rotation is the step's, as often as correlated errors count
+    rotation = [np.trace(e.pose_covariance[3:, 3:]) for e in estimates]
+    assert estimates[4].covariance is not None
+    added = np.trace(estimates[4].covariance[3:, 3:]) * OdometryConfig().covariance.chain_factor
+    assert rotation[4] - rotation[3] == pytest.approx(added)
     growing = [np.linalg.eigvalsh(e.pose_covariance) for e in estimates]
     assert (np.diff(growing, axis=0) > 0).all()
 

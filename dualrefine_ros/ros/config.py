@@ -199,6 +199,13 @@ class NodeConfig:
         maximum=1e9,
         run_time=True,
     )
+    covariance_step_correlation: float = parameter(
+        CovarianceConfig.step_correlation,
+        "Correlation of the errors of consecutive motions: the larger, the faster the pose's grows.",
+        minimum=0.0,
+        maximum=0.99,
+        run_time=True,
+    )
     # Scale
     scale_mode: str = parameter(
         "fixed",

@@ -57,7 +57,9 @@ def engine_config(config: NodeConfig) -> OdometryConfig:
             max_agreement_loss=config.max_agreement_loss,
         ),
         still=StillGate(enter=config.still_enter, leave=config.still_leave),
-        covariance=CovarianceConfig(factor=config.covariance_factor),
+        covariance=CovarianceConfig(
+            factor=config.covariance_factor, step_correlation=config.covariance_step_correlation
+        ),
         scale=ScaleConfig(
             mode=config.scale_mode, factor=config.scale_factor, camera_height=config.scale_camera_height
         ),

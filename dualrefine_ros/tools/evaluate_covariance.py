@@ -1,7 +1,7 @@
 """``dualrefine evaluate covariance``: replay recordings with ground truth, check what covariances promise.
 
 Every figure is 1 for an honest covariance but the last column, which is 95 %. Above 1 the covariance is too
-small: raise its factor by that.
+small: raise --factor until the steps are honest, then --step-correlation until the poses are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dualrefine_ros.covariance import CovarianceConfig
 from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.evaluation.calibration import AXES, Calibration, ErrorRecorder
@@ -36,6 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="metres above the ground: measure the scale by it; without, the scale is fitted to the truth",
     )
+    parser.add_argument(
+        "--factor", type=float, default=CovarianceConfig.factor, help="the node's covariance_factor"
+    )
+    parser.add_argument(
+        "--step-correlation",
+        type=float,
+        default=CovarianceConfig.step_correlation,
+        metavar="R",
+        help="the node's covariance_step_correlation",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N frames only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
 
@@ -45,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     scale = ScaleConfig()
     if args.camera_height is not None:
         scale = ScaleConfig(mode="camera_height", camera_height=args.camera_height)
-    config = OdometryConfig(args.iterations, args.device, scale=scale)
+    covariance = CovarianceConfig(factor=args.factor, step_correlation=args.step_correlation)
+    config = OdometryConfig(args.iterations, args.device, covariance=covariance, scale=scale)
     if args.limit is not None and args.limit < 2:
         raise ConfigError(f"--limit must leave two frames or more, not {args.limit}.")
     names = distinct_names(args.sources)
