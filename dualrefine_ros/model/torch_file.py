@@ -20,7 +20,9 @@ def require_file(path: Path) -> None:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}: check the path.")
     if not path.is_file():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file.")
+        raise CheckpointError(
+            f"{path} is {'a folder' if path.is_dir() else 'no regular file'}, not a checkpoint."
+        )
 
 
 def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
