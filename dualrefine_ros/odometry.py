@@ -23,6 +23,7 @@ from dualrefine_ros.judgement import Verdict, judge
 from dualrefine_ros.memory import Keyframe, Memory, UncertainPose
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.folding import folded
+from dualrefine_ros.model.network import Network
 from dualrefine_ros.network_io import StageClock
 from dualrefine_ros.observation import PRECISIONS, Observation, Remembered, observe
 from dualrefine_ros.odometry_config import OdometryConfig
@@ -43,8 +44,9 @@ class VisualOdometry:
         config = config or OdometryConfig()
         self.config = config
         self.iterations = config.iterations
-        self.device = resolve_device(config.device, torch.cuda.is_available())
-        self.model = folded(model).to(self.device)
+        on_gpu = torch.cuda.is_available() and config.backend == "torch"
+        self.device = resolve_device(config.device, on_gpu)
+        self.model = _network(model, config.backend).to(self.device)
         self._spare = model  # for another device, should this one fail
         self._released = False
         self._scale = ScaleEstimator(config.scale)
@@ -101,10 +103,10 @@ class VisualOdometry:
         """Take another configuration from the next frame on.
 
         Raises:
-            ConfigError: it asks for another device.
+            ConfigError: it asks for another device or backend.
         """
-        if config.device != self.config.device:
-            raise ConfigError("The device cannot be changed while the engine runs: start it anew.")
+        if (config.device, config.backend) != (self.config.device, self.config.backend):
+            raise ConfigError("Device and backend cannot be changed while the engine runs: start it anew.")
         if config.scale != self.config.scale:
             self._scale = ScaleEstimator(config.scale)
         self.config, self.iterations = config, config.iterations
@@ -218,3 +220,16 @@ class VisualOdometry:
             covariance=covariance,
             pose_covariance=pose.reported_covariance(scale.deviation),
         )
+
+
+def _network(model: DualRefine, backend: str) -> Network:
+    """The network as the backend runs it.
+
+    Raises:
+        ConfigError: the backend is not installed, or cannot run it.
+    """
+    if backend == "onnx":
+        from dualrefine_ros.model.onnx_network import onnx_network
+
+        return onnx_network(model)
+    return folded(model)

@@ -11,6 +11,8 @@ from dualrefine_ros.gates import ImageGate, MotionLimits, StillGate
 from dualrefine_ros.observation import PRECISIONS
 from dualrefine_ros.scale import ScaleConfig
 
+BACKENDS = ("torch", "onnx")
+
 
 @dataclass(frozen=True)
 class OdometryConfig:
@@ -22,6 +24,7 @@ class OdometryConfig:
 
     iterations: int = 6  # refinement iterations; 0 is the teacher alone
     device: str = "auto"  # auto (CUDA if present, else CPU), cpu, cuda, cuda:1 ...
+    backend: str = "torch"  # what runs the network: torch, or onnx (onnxruntime, CPU, float32)
     precision: str = "float32"  # of the convolutions: float32, bfloat16, float16
     solver_tolerance: float = 0.0  # relative residual at which iterating stops early; 0 never does
     on_device_error: str = "retry"  # retry (then refuse the frame), cpu (go on there) or fail
@@ -38,6 +41,12 @@ class OdometryConfig:
             raise ConfigError(f"iterations must be 0 or more, not {self.iterations}.")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'.")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, not '{self.backend}'.")
+        if self.backend == "onnx" and (self.precision != "float32" or self.device not in ("auto", "cpu")):
+            raise ConfigError(
+                "The onnx backend runs on the CPU in float32: leave device and precision so."
+            )
         if not self.solver_tolerance >= 0:
             raise ConfigError(f"solver_tolerance must be 0 or more, not {self.solver_tolerance}.")
         if self.on_device_error not in ON_DEVICE_ERROR:

@@ -25,7 +25,7 @@ class Case:
     Args:
         network: a preset, whose weights are random, or the path of a checkpoint.
         height, width: of the network's input; 0 for the network's own.
-        iterations, precision, device: see :class:`~dualrefine_ros.odometry.OdometryConfig`.
+        iterations, precision, device, backend: see :class:`~dualrefine_ros.odometry.OdometryConfig`.
     """
 
     network: str = "published"
@@ -34,6 +34,7 @@ class Case:
     iterations: int = 6
     precision: str = "float32"
     device: str = "cpu"
+    backend: str = "torch"
 
     def model(self) -> DualRefine:
         """The network, as it is trained.
@@ -54,7 +55,9 @@ class Case:
 
     def odometry(self) -> OdometryConfig:
         """The engine's settings."""
-        return OdometryConfig(iterations=self.iterations, precision=self.precision, device=self.device)
+        return OdometryConfig(
+            iterations=self.iterations, precision=self.precision, device=self.device, backend=self.backend
+        )
 
     def _sized(self, config: ModelConfig) -> ModelConfig:
         return replace(config, height=self.height or config.height, width=self.width or config.width)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
 from dualrefine_ros.model.convolution import Convolution3x3
 from dualrefine_ros.model.update_block import CHANNELS, UpdateBlock
@@ -22,10 +22,7 @@ class InferenceUpdate(nn.Module):
         encoder, gru = block.encoder, block.gru
         self.cost_1, self.cost_2 = encoder.convc1, Convolution3x3.like(encoder.convc2)
         self.depth_1, self.depth_2 = encoder.convf1, Convolution3x3.like(encoder.convf2)
-        # one more channel, of zeros, which the depth replaces
-        one_more = [0, 0] * 3 + [0, 1]
-        assert encoder.conv.bias is not None
-        self.motion = Convolution3x3(pad(encoder.conv.weight, one_more), pad(encoder.conv.bias, [0, 1]))
+        self.motion = Convolution3x3.like(encoder.conv)
 
         state, context, motion = gru.convq.weight.chunk(3, 1)
         of_context, of_motion = gru.conv_inp.weight.chunk(2, 1)
@@ -56,7 +53,7 @@ class InferenceUpdate(nn.Module):
         from_cost = self.cost_2(torch.relu_(self.cost_1(cost)), relu=True)
         from_depth = self.depth_2(torch.relu_(self.depth_1(depth)), relu=True)
         motion = self.motion(from_cost, from_depth, relu=True)
-        motion[:, -1:] = depth
+        motion = torch.cat((motion, depth.to(motion.dtype)), 1)
         glo = (torch.sigmoid(self.attention(h)) * h).mean((2, 3))
         glo_gates, glo_candidate = linear(glo, self.global_weight, self.global_bias).split(
             (2 * CHANNELS, CHANNELS), 1

@@ -35,6 +35,11 @@ class NodeConfig:
         choices=("retry", "cpu", "fail"),
         run_time=True,
     )
+    backend: str = parameter(
+        "torch",
+        "What runs the network: torch, or onnx (onnxruntime on the CPU, in float32; needs the extra 'onnx').",
+        choices=("torch", "onnx"),
+    )
     precision: str = parameter(
         "float32",
         "Number type of the network; the shorter ones are faster on a GPU.",

@@ -44,6 +44,7 @@ def engine_config(config: NodeConfig) -> OdometryConfig:
     return OdometryConfig(
         iterations=config.iterations,
         device=config.device,
+        backend=config.backend,
         precision=config.precision,
         solver_tolerance=config.solver_tolerance,
         on_device_error=config.on_device_error,

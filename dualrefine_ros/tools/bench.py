@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dualrefine_ros.benchmark.measure import Row, measure
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.output_files import write_json
 from dualrefine_ros.observation import PRECISIONS
+from dualrefine_ros.odometry_config import BACKENDS
 from dualrefine_ros.tools.table import format_table
 
 RESULTS = "bench.json"
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", **several, help="network inputs, as 192x640; without: each network's own")
     parser.add_argument("--iterations", **several, type=int, help="of the refiner")
     parser.add_argument("--precisions", **several, choices=list(PRECISIONS), help=", ".join(PRECISIONS))
+    parser.add_argument("--backends", **several, choices=list(BACKENDS), help=", ".join(BACKENDS))
     parser.add_argument("--devices", **several, help="cpu, cuda ...; without: all there are")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="frames measured of each side")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; without: PyTorch's own choice")
@@ -70,7 +73,7 @@ def chosen_cases(args: argparse.Namespace) -> list[Case]:
         ConfigError: a size cannot be read.
     """
     devices = args.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if not (args.networks or args.sizes or args.iterations or args.precisions):
+    if not (args.networks or args.sizes or args.iterations or args.precisions or args.backends):
         return [case for device in devices for case in default_cases(device)]
     combinations = product(
         devices,
@@ -78,16 +81,19 @@ def chosen_cases(args: argparse.Namespace) -> list[Case]:
         map(_size, args.sizes or ["0x0"]),
         args.iterations or [6],
         args.precisions or ["float32"],
+        args.backends or ["torch"],
     )
     return [
-        Case(network, height, width, iterations, precision, device)
-        for device, network, (height, width), iterations, precision in combinations
+        Case(network, height, width, iterations, precision, device, backend)
+        for device, network, (height, width), iterations, precision, backend in combinations
     ]
 
 
 def default_cases(device: str) -> list[Case]:
-    """The published and the small network as they are run, without refinement, and in a shorter type."""
+    """The published and the small network as they are run, without refinement, in a shorter type, in ONNX."""
     short = "float16" if device.startswith("cuda") else "bfloat16"
+    has_onnx = device == "cpu" and all(map(find_spec, ("onnx", "onnxruntime", "onnxscript")))
+    onnx = [Case("small", iterations=6, device=device, backend="onnx")] if has_onnx else []
     return [
         Case("published", iterations=6, device=device),
         Case("published", iterations=0, device=device),
@@ -95,6 +101,7 @@ def default_cases(device: str) -> list[Case]:
         Case("published", 96, 320, iterations=6, device=device),
         Case("small", iterations=6, device=device),
         Case("small", iterations=0, device=device),
+        *onnx,
     ]
 
 
@@ -118,7 +125,7 @@ def _cells(row: Row) -> list[str]:
         Path(case.network).name,
         f"{case.height}x{case.width}",
         case.device,
-        case.precision,
+        case.precision if case.backend == "torch" else case.backend,
         str(case.iterations),
         f"{fast.frame_ms:.1f}",
         *stages,

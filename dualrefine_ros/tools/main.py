@@ -21,7 +21,10 @@ COMMANDS = {
     "bench": ("bench", "measure the speed and memory of the network on this machine"),
     "demo": ("demo", "play the bundled clip through the ROS node and draw what comes back"),
     "evaluate": ("evaluate", "score odometry or depth the way the literature does"),
-    "export": ("export", "turn a checkpoint of a training run into one that node and replay load"),
+    "export": (
+        "export",
+        "turn a checkpoint of a training run into one that node and replay load, or into ONNX",
+    ),
     "import": ("import_checkpoint", "turn the published depth_pose.pth into a checkpoint of ours"),
     "info": ("info", "say what a checkpoint holds"),
     "kitti-to-bag": ("kitti_to_bag", "write a KITTI sequence as a ROS 2 bag"),

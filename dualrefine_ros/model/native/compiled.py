@@ -63,7 +63,8 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where this package keeps what it makes for itself; it may not exist yet."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(root) / "dualrefine_ros"
 
@@ -92,7 +93,7 @@ def _compiled() -> Path:
     sources = sorted(HERE.glob("*.cpp"))
     text = [path.read_text() for path in (*sources, *sorted(HERE.glob("*.h")))]
     key = hashlib.sha256("\0".join((*text, compiler, *FLAGS, _processor())).encode()).hexdigest()
-    target = _cache_folder() / f"native-{key[:16]}.so"
+    target = cache_folder() / f"native-{key[:16]}.so"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
