@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble has it elsewhere
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 DEPTH = 5  # messages waiting for the executor
 LOOK_PERIOD = 0.5  # seconds between looks at the publishers

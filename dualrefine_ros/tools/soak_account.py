@@ -9,8 +9,8 @@ restarts, the node is deactivated), when again nothing is on its way. Within it 
   (for its calibration, in vain), refused or failed;
 - every answer is heard: as many odometry messages as the node counts answers, each of a good image;
 - every good image is answered, unless it was dropped or waited; skipped are those sent during a pause, and
-  no others; what is refused was bad; what waits in vain was bad, or one of the first after the images'
-  size changed (calibration that is lost on the way comes with the middleware's next repair).
+  no others; what is refused was bad; what waits in vain was bad, or one of the first after the size of
+  images or calibration changed (calibration lost on the way comes with the middleware's next repair).
 
 Between stretches nobody can know who has found whom: middleware matches publisher and subscription on each
 side in its own time. Images sent then are tries, counted apart, and what is measured is the time from the
@@ -41,7 +41,7 @@ class Stretch:
         good: stamps of sound images, in order.
         bad: number of images that cannot be used.
         paused: number of images sent while the node was told to skip them.
-        size_changes: how often a good image had another size than the one before.
+        size_changes: how often a good image or its calibration had another size than the one before.
         heard: how often each stamp was answered.
     """
 

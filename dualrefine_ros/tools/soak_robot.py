@@ -158,6 +158,7 @@ class SoakRobot:
             self.account.stretch.good[stamp_to_ns(image.header.stamp)] = None
             self._latest = image
         before, after = CALIBRATION_FAULTS[fault](info) if fault in CALIBRATION_FAULTS else ([info], [])
+        self.account.stretch.size_changes += any(one.width != info.width for one in before)
         self.camera.publish(image, before, after)
 
     def meet(self, after: str) -> None:
