@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,37 @@ def forward(robot: Robot) -> list[float]:
 
 def test_parameters_repeat_the_engine_defaults() -> None:
     assert engine_config(NodeConfig()) == OdometryConfig()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "where"),
+    [
+        ("iterations", 3, "iterations"),
+        ("device", "cpu", "device"),
+        ("precision", "bfloat16", "precision"),
+        ("solver_tolerance", 0.5, "solver_tolerance"),
+        ("on_device_error", "cpu", "on_device_error"),
+        ("max_gap", 7.0, "max_gap"),
+        ("min_flow", 7.0, "min_flow"),
+        ("min_contrast", 7.0, "images.min_contrast"),
+        ("refuse_frozen", False, "images.refuse_frozen"),
+        ("max_speed", 7.0, "limits.max_speed"),
+        ("max_rotation_rate", 7.0, "limits.max_rotation_rate"),
+        ("min_agreement", 0.7, "limits.min_agreement"),
+        ("max_agreement_loss", 0.7, "limits.max_agreement_loss"),
+        ("still_enter", 0.01, "still.enter"),
+        ("still_leave", 7.0, "still.leave"),
+        ("covariance_factor", 7.0, "covariance.factor"),
+        ("covariance_step_correlation", 0.7, "covariance.step_correlation"),
+        ("scale_mode", "external", "scale.mode"),
+        ("scale_factor", 7.0, "scale.factor"),
+        ("scale_camera_height", 7.0, "scale.camera_height"),
+    ],
+)
+def test_each_parameter_reaches_its_place_in_the_engine(parameter: str, value: object, where: str) -> None:
+    config = engine_config(replace(NodeConfig(), **{parameter: value}))
+    assert attrgetter(where)(config) == value
+    assert attrgetter(where)(OdometryConfig()) != value
 
 
 def test_the_newest_image_wins_and_the_rest_is_counted(engine, robot, make_node) -> None:

@@ -149,6 +149,24 @@ def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, r
     assert capfd.readouterr().err.count(f"gives 'base_link' the parent '{rival}'") == 1
 
 
+def test_an_inverted_transform_is_no_second_parent_either(robot, make_node, capfd) -> None:
+    """Of odom, which hangs on the map already."""
+    make_node(invert_tf=True)
+    stranger = robot.node.create_publisher(TFMessage, "/tf", 10)
+    robot.wait(stranger.get_subscription_count, "the node's listener")
+    robot.spin_for(0.3)
+    transform = TransformStamped(header=Header(frame_id="map"), child_frame_id="odom")
+    transform.transform.rotation.w = 1.0
+    stranger.publish(TFMessage(transforms=[transform]))
+    robot.wait(lambda: robot.heard["/tf"], "the stranger's transform")
+    robot.spin_for(0.3)
+    robot.publish_camera_info()
+    robot.drive([1, 2])
+    robot.spin_for(0.2)
+    assert len(robot.heard["/tf"]) == 1
+    assert "gives 'odom' the parent 'map'" in capfd.readouterr().err
+
+
 def test_extrinsics_may_move(robot, make_node) -> None:
     """The camera rises by a metre on its mast while its picture says that it does: the base stays."""
     make_node(assume_optical_at_base=False, camera_frame="mast_camera")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TwistStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from nav_msgs.msg import Odometry
@@ -160,13 +160,15 @@ def test_a_pose_that_makes_no_sense_is_refused(engine, robot, make_node, capfd, 
     assert engine.poses_set == []
 
 
-def test_speed_for_the_scale_comes_from_a_topic(engine, robot, make_node) -> None:
-    make_node(scale__mode="external", scale__topic="wheels")
-    wheels = robot.node.create_publisher(Odometry, "wheels", 10)
+@pytest.mark.parametrize("kind", ["odometry", "twist"])
+def test_speed_for_the_scale_comes_from_a_topic(engine, robot, make_node, kind: str) -> None:
+    make_node(scale__mode="external", scale__topic="wheels", scale__topic_type=kind)
+    message = {"odometry": Odometry, "twist": TwistStamped}[kind]()
+    wheels = robot.node.create_publisher(type(message), "wheels", 10)
     robot.wait(wheels.get_subscription_count, "the subscription")
-    message = Odometry()
     message.header.stamp.sec = 3
-    message.twist.twist.linear.x, message.twist.twist.linear.y = 3.0, -4.0
+    linear = (message.twist.twist if kind == "odometry" else message.twist).linear
+    linear.x, linear.y = 3.0, -4.0
     wheels.publish(message)
     robot.wait(lambda: engine.speeds, "the speed")
     assert engine.speeds == [(3 * SECOND, 5.0)]

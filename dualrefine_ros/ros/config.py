@@ -154,6 +154,11 @@ class NodeConfig:
         maximum=255.0,
         run_time=True,
     )
+    refuse_frozen: bool = parameter(
+        ImageGate.refuse_frozen,
+        "Call an image lost that equals the one before bit by bit; false for simulators, which repeat them.",
+        run_time=True,
+    )
     # What is believed
     max_speed: float = parameter(
         MotionLimits.max_speed,

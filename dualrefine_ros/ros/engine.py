@@ -50,7 +50,7 @@ def engine_config(config: NodeConfig) -> OdometryConfig:
         on_device_error=config.on_device_error,
         max_gap=config.max_gap,
         min_flow=config.min_flow,
-        images=ImageGate(min_contrast=config.min_contrast),
+        images=ImageGate(min_contrast=config.min_contrast, refuse_frozen=config.refuse_frozen),
         limits=MotionLimits(
             max_speed=config.max_speed,
             max_rotation_rate=config.max_rotation_rate,
