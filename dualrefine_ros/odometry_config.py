@@ -44,9 +44,7 @@ class OdometryConfig:
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, not '{self.backend}'.")
         if self.backend == "onnx" and (self.precision != "float32" or self.device not in ("auto", "cpu")):
-            raise ConfigError(
-                "The onnx backend runs on the CPU in float32: leave device and precision so."
-            )
+            raise ConfigError("The onnx backend runs on the CPU in float32: leave device and precision so.")
         if not self.solver_tolerance >= 0:
             raise ConfigError(f"solver_tolerance must be 0 or more, not {self.solver_tolerance}.")
         if self.on_device_error not in ON_DEVICE_ERROR:
