@@ -47,7 +47,7 @@ class VisualOdometry:
         on_gpu = torch.cuda.is_available() and config.backend == "torch"
         self.device = resolve_device(config.device, on_gpu)
         self.model = _network(model, config.backend).to(self.device)
-        self._spare = model  # for another device, should this one fail
+        self._spare = model if self.device.type != "cpu" else None  # for the CPU, should the device fail
         self._released = False
         self._scale = ScaleEstimator(config.scale)
         self._down = _OPTICAL_DOWN
@@ -172,7 +172,7 @@ class VisualOdometry:
                 seen, _ = attempt(partial(run, smaller))
                 if seen is not None:
                     return seen, f"{failed}: only the depth fitted, and a new pair begins."
-        if self.config.on_device_error == "cpu" and self.device.type != "cpu":
+        if self.config.on_device_error == "cpu" and self._spare is not None:
             self.device, self.model = torch.device("cpu"), folded(self._spare.cpu())
             self._released = False
             return run(None), f"{failed}: it runs on the CPU from now on, and a new pair begins."

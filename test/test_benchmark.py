@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from dualrefine_ros.benchmark.cases import Case, moving_frames
+from dualrefine_ros.benchmark.measure import measure
 from dualrefine_ros.benchmark.reference import reference_frame
-from dualrefine_ros.model import DualRefine, from_published
+from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
+from dualrefine_ros.benchmark.timing import Measured, alternate, speed_up
+from dualrefine_ros.model import SMALL, DualRefine, from_published, random_model, save_checkpoint
 from dualrefine_ros.network_io import StageClock
+from dualrefine_ros.tools.main import main
 
 PARITY = Path(__file__).parent / "parity"
 sys.path.insert(0, str(PARITY))
@@ -46,3 +54,110 @@ def test_reference_agrees_with_the_published_numbers(published: DualRefine, size
     ):
         torch.testing.assert_close(actual, expected[name].reshape(actual.shape), rtol=0, atol=TOLERANCE)
     assert list(clock.seconds) == ["encode", "teacher_pose", "refine", "upsample"]
+
+
+def test_sides_take_turns_and_ratios_are_of_turns() -> None:
+    """A machine that is slow for one turn is slow for both sides, and the ratio does not see it."""
+    order: list[str] = []
+
+    def work(name: str) -> Callable[[], str]:
+        return lambda: order.append(name) or name
+
+    measured = alternate([work("a"), work("b")], 3, torch.device("cpu"))
+    assert order == ["a", "b"] * 3
+    assert [m.results for m in measured] == [["a"] * 3, ["b"] * 3]
+    fast, slow = Measured([1.0, 10.0, 1.0], [None] * 3), Measured([4.0, 40.0, 6.0], [None] * 3)
+    assert speed_up(fast, slow) == 4.0
+    assert slow.median_ms == 6000.0
+
+
+def test_frames_move_and_are_the_same_each_time() -> None:
+    first, second = moving_frames(2)
+    np.testing.assert_array_equal(first.image[:, 6:], second.image[:, :-6])
+    np.testing.assert_array_equal(moving_frames(2)[1].image, second.image)
+    assert first.image.std() > 20
+    assert second.stamp_ns > first.stamp_ns
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of a network that is quick to run."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    save_checkpoint(random_model(replace(SMALL, height=64, width=96)), path)
+    return str(path)
+
+
+def test_a_row_holds_what_was_measured(tiny: str) -> None:
+    row = measure(Case(tiny, iterations=2), repeats=2)
+    assert (row.case.height, row.case.width) == (64, 96)
+    for side in (row.engine, row.reference):
+        stages = side.stages_ms
+        assert list(stages) == ["preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess"]
+        assert all(ms > 0 for ms in stages.values())
+        assert 0.5 * sum(stages.values()) < side.frame_ms
+        assert side.frames_per_s == pytest.approx(1000 / side.frame_ms)
+        assert side.update_ms is not None
+        assert side.peak_memory_mib is not None
+        assert 100 < side.peak_memory_mib < 10_000  # PyTorch alone takes more than the lower one
+    assert row.disparity_difference < 1e-4
+    assert row.pose_difference < 1e-4
+
+
+def test_without_iterations_there_is_no_update(tiny: str) -> None:
+    row = measure(Case(tiny, iterations=0), repeats=1, with_memory=False)
+    assert row.update_speed_up is row.engine.update_ms is row.engine.peak_memory_mib is None
+    assert row.disparity_difference < 1e-4
+
+
+def test_a_shorter_type_shows_in_the_difference(tiny: str) -> None:
+    row = measure(Case(tiny, iterations=1, precision="bfloat16"), repeats=1, with_memory=False)
+    assert 1e-6 < row.disparity_difference < 0.1
+
+
+def test_a_size_can_be_asked_for(tiny: str) -> None:
+    assert Case(tiny, 96, 128).model().config.width == 128
+    assert Case("small", 64, 0).model().config.height == 64
+    assert Case("small", 64, 0).model().config.width == SMALL.width
+
+
+def test_command_line(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = ["bench", "--networks", tiny, "--iterations", "0", "1", "--repeats", "1", "--no-memory"]
+    assert main([*given, "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["case"]["iterations"] for row in results["rows"]] == [0, 1]
+    assert results["machine"]["cpu"]
+    assert results["machine"]["torch"] == torch.__version__
+    assert results["machine"]["threads"] == torch.get_num_threads()
+    printed = capsys.readouterr().out
+    assert results["machine"]["cpu"] in printed
+    assert "tiny.safetensors" in printed
+
+
+def test_scaling(tiny: str, tmp_path: Path) -> None:
+    scaling = measure_scaling(Case(tiny, iterations=1), 1, iter, ((64, 96), (128, 192)), (0, 4), (1, 3))
+    assert [(p.height, p.width) for p in scaling.resolution] == [(64, 96), (128, 192)]
+    assert [p.iterations for p in scaling.iterations] == [0, 4]
+    assert [p.batch for p in scaling.batch] == [1, 3]
+    assert all(p.ms > 0 for p in (*scaling.resolution, *scaling.iterations, *scaling.batch))
+    plot_scaling(tmp_path / "scaling.png", scaling, "tiny")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--sizes", "huge"], "192x640"),
+        (["--sizes", "100x100"], "multiple of 32"),
+        (["--networks", "tremendous"], "published, small"),
+        (["--networks", "absent.safetensors"], "absent.safetensors"),
+        (["--devices", "abacus"], "abacus"),
+        (["--repeats", "0"], "1 or more"),
+        (["--backends", "onnx", "--precisions", "bfloat16"], "float32"),
+    ],
+)
+def test_wrong_wishes_end_in_a_sentence(
+    wrong: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["bench", "--repeats", "1", "--out", str(tmp_path), *wrong]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import cast
 
@@ -27,22 +26,28 @@ def folded(model: DualRefine) -> DualRefine:
     checked, and the batch normalisations of a network that orders them otherwise are left alone. Weights
     lie channels-last in memory, and the features follow them.
     """
-    # not a deep copy: copies of weight-normalised layers share a class, and removing the norm changes it
-    unfused = DualRefine(model.config).eval().requires_grad_(False)
-    unfused.load_state_dict(model.state_dict())
-    unfused.refiner.sampler = model.refiner.sampler
-    for module in unfused.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
-    fused = copy.deepcopy(unfused)
-    for module in list(fused.modules()):
+    light = _without_weight_norms(model)
+    before = _words(light)
+    for module in list(light.modules()):
         _fold_batch_norms(module)
-    light = fused if _agree(fused, unfused) else unfused
+    if not _agree(_words(light), before):
+        light = _without_weight_norms(model)
     update_block = light.refiner.update_block
     assert isinstance(update_block, UpdateBlock)
     light.refiner.update_block = InferenceUpdate(update_block)
     _speed_up_convolutions(light)
     return light.to(memory_format=torch.channels_last)
+
+
+def _without_weight_norms(model: DualRefine) -> DualRefine:
+    # not a deep copy: copies of weight-normalised layers share a class, and removing the norm changes it
+    copied = DualRefine(model.config).eval().requires_grad_(False)
+    copied.load_state_dict(model.state_dict())
+    copied.refiner.sampler = model.refiner.sampler
+    for module in copied.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return copied
 
 
 def _fold_batch_norms(parent: nn.Module) -> None:
@@ -72,18 +77,18 @@ def _speed_up_convolutions(parent: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _agree(first: DualRefine, second: DualRefine) -> bool:
-    """Whether two networks say the same about two small images of noise."""
-    device = next(first.parameters()).device
+def _words(model: DualRefine) -> list[Tensor]:
+    """What a network says about two small images of noise."""
+    device = next(model.parameters()).device
     noise = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)).to(device)
+    encoded = model.encode(noise[:1])
+    twist = model.pose_teacher.twist(noise[:1], noise[1:])
+    matching = encoded.matching
+    return [encoded.disparity, encoded.hidden, matching.features, matching.confidence, twist]
 
-    def outputs(model: DualRefine) -> list[Tensor]:
-        encoded = model.encode(noise[:1])
-        twist = model.pose_teacher.twist(noise[:1], noise[1:])
-        matching = encoded.matching
-        return [encoded.disparity, encoded.hidden, matching.features, matching.confidence, twist]
 
+def _agree(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether all numbers are the same but for rounding."""
     return all(
-        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max())
-        for a, b in zip(outputs(first), outputs(second), strict=True)
+        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max()) for a, b in zip(first, second, strict=True)
     )

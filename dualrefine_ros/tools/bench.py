@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from dualrefine_ros.benchmark.cases import Case
 from dualrefine_ros.benchmark.machine import describe_machine
 from dualrefine_ros.benchmark.measure import Row, measure
+from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.output_files import write_json
 from dualrefine_ros.observation import PRECISIONS
@@ -28,6 +30,7 @@ from dualrefine_ros.odometry_config import BACKENDS
 from dualrefine_ros.tools.table import format_table
 
 RESULTS = "bench.json"
+SCALING = "scaling.json"
 HEADER = (
     "network", "input", "device", "type", "it.", "frame", "encode", "pose", "refine", "update", "upsample",
     "frames/s", "MiB", "reference", "MiB", "faster", "update faster", "differs by",
@@ -45,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", **several, help="cpu, cuda ...; without: all there are")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="frames measured of each side")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; without: PyTorch's own choice")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the memory, which takes longest")
+    parser.add_argument(
+        "--scaling", action="store_true", help="how cost grows with input, iterations and batch instead"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="for the results")
 
 
@@ -56,13 +63,28 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     cases = chosen_cases(args)
     machine = describe_machine()
+    if args.scaling:
+        return _scaling(args, cases[0], machine)
     rows: list[Row] = []
     for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
-        rows.append(measure(case, args.repeats))
+        rows.append(measure(case, args.repeats, with_memory=not args.no_memory))
         write_json(args.out / RESULTS, {"machine": machine, "rows": [asdict(row) for row in rows]})
     print(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}")
     print(table(rows))
     print(f"Times in ms, medians of {args.repeats}. All figures: {args.out / RESULTS}")
+    return 0
+
+
+def _scaling(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -> int:
+    scaling = measure_scaling(
+        case, args.repeats, partial(tqdm, unit="point", disable=not sys.stderr.isatty())
+    )
+    write_json(args.out / SCALING, {"machine": machine, "case": asdict(case), **asdict(scaling)})
+    plot_scaling(args.out / "scaling.png", scaling, f"{case.network}, {machine['cpu']}, {case.device}")
+    points = [*scaling.resolution, *scaling.iterations, *scaling.batch]
+    rows = [[f"{p.height}x{p.width}", str(p.iterations), str(p.batch), f"{p.ms:.1f}"] for p in points]
+    print(format_table(("input", "iterations", "batch", "ms"), rows))
+    print(f"Medians of {args.repeats}. Figures and picture: {args.out}")
     return 0
 
 
