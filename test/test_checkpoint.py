@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,15 @@ def test_bad_published_files(
     torch.save({"x": Evil()}, evil)
     old = tmp_path / "old.pth"
     torch.save({"x": Evil()}, old, _use_new_zipfile_serialization=False)
+    pickled = tmp_path / "pickled.pth"
+    pickled.write_bytes(pickle.dumps({"a": 1}))
+    script = tmp_path / "script.pth"
+    with pytest.deprecated_call():
+        torch.jit.script(torch.nn.Linear(2, 2)).save(script)
     out = tmp_path / "out.safetensors"
     for bad, reason in {
+        pickled: "",
+        script: "",
         truncated: "is cut short",
         text: "is not a PyTorch file",
         empty: "is empty",
@@ -193,6 +201,23 @@ def test_bad_published_files(
         assert not out.exists()
     assert not (tmp_path / "evil_was_here").exists()
     assert {p.name for p in tmp_path.iterdir() if p.suffix != ".pth"} == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({5: torch.zeros(1)}, "an entry 5"),
+        ({"height": float("inf")}, "whole numbers"),
+        ({"reproject_2.delta": torch.zeros(1).to_sparse()}, "no dense tensor"),
+        ({"reproject_2.delta": torch.zeros(1, dtype=torch.complex64)}, "no dense tensor"),
+        ({"reproject_2.delta": torch.zeros(1, device="meta")}, "no dense tensor"),
+        ({"reproject_2.delta": np.array(["1"])}, "no dense tensor"),
+        ({"reproject_2.delta": {"a": 1}}, "no dense tensor"),
+    ],
+)
+def test_entries_that_are_no_weights(published: dict[str, Any], change: dict[Any, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        from_published(published | change)
 
 
 def test_our_own_names_are_not_published_ones() -> None:
@@ -277,7 +302,18 @@ def test_bad_checkpoints(pth: Path, small: Path, tmp_path: Path, capsys: pytest.
     save_file(tensors, unknown, {**metadata, "config": config})
     newer = tmp_path / "newer.safetensors"
     save_file(tensors, newer, {**metadata, "config": '{"colour": 1}'})
+    odd = []
+    for number, change in enumerate(
+        ({"depth_backbone": 5}, {"height": 96.0}, {"max_depth": float("inf")}, {"pose_updates": "no"})
+    ):
+        config = json.dumps({**json.loads(metadata["config"]), **change})
+        odd.append(tmp_path / f"odd{number}.safetensors")
+        save_file(tensors, odd[-1], {**metadata, "config": config})
+    for number, training in enumerate(("[1]", '"text"')):
+        odd.append(tmp_path / f"training{number}.safetensors")
+        save_file(tensors, odd[-1], {**metadata, "training": training})
     for bad in (
+        *odd,
         truncated,
         text,
         empty,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from rclpy.node import Node
+from sensor_msgs.msg import Image
 
 from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
@@ -19,6 +22,7 @@ from dualrefine_ros.tools.demo import Interruption
 from dualrefine_ros.tools.demo_player import Recording
 from dualrefine_ros.tools.demo_report import draw_depth_sheet, move_to_base, write_results
 from dualrefine_ros.tools.main import main
+from dualrefine_ros.tools.own_domain import take_own_domain
 
 CLIP = Path(__file__).parents[1] / "clips" / "kitti_0001"
 PATIENCE = 120.0
@@ -112,6 +116,30 @@ def test_bad_arguments_end_with_one_sentence(
     assert main(["demo", "--out", str(tmp_path), *arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert sentence in line
+
+
+def test_another_node_on_the_topics_is_not_mistaken_for_the_demos(ros: None, tmp_path: Path) -> None:
+    other = Node("another_vo_node")
+    try:
+        other.create_subscription(Image, "image", lambda message: None, 10)
+        demo = start_demo(tmp_path, "--frames", "2")  # in the domain of these tests, since that is set
+        said, _ = demo.communicate(timeout=PATIENCE)
+    finally:
+        other.destroy_node()
+    assert demo.returncode == 2, said
+    assert "Another node is on /image" in said.splitlines()[-1]
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_domain_of_its_own_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    assert take_own_domain() == "7"
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    monkeypatch.setattr("dualrefine_ros.tools.own_domain.DOMAINS", range(40, 42))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
+        participant.bind(("", 7410 + 250 * 40))
+        assert take_own_domain() == "41"
+    assert os.environ["ROS_DOMAIN_ID"] == "41"
 
 
 def test_ground_truth_of_the_camera_is_moved_to_the_base() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dualrefine_ros.errors import CheckpointError, ConfigError
-from dualrefine_ros.model.config import ModelConfig
+from dualrefine_ros.model.config import PUBLISHED, ModelConfig
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.published import check_fit, needed
 from dualrefine_ros.model.torch_file import read_torch_file, require_file
@@ -128,11 +128,21 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], Chec
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of dualrefine_ros.")
     try:
-        config = ModelConfig(**json.loads(metadata["config"]))
-        training = json.loads(metadata.get("training", "{}"))
+        config = _read_config(metadata["config"])
+        training = dict(json.loads(metadata.get("training", "{}")))
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} has metadata this version cannot read ({error}).") from error
     return tensors, CheckpointInfo(config, metadata.get("licence", "unknown"), training)
+
+
+def _read_config(text: str) -> ModelConfig:
+    """Raises ConfigError, TypeError or ValueError where it is not one."""
+    config = ModelConfig(**json.loads(text))
+    for entry in fields(ModelConfig):
+        value, kind = getattr(config, entry.name), type(getattr(PUBLISHED, entry.name))
+        if not isinstance(value, (int, float) if kind is float else kind) or value == float("inf"):
+            raise TypeError(f"{entry.name} is {value!r}")
+    return config
 
 
 def read_published(path: str | Path) -> dict[str, Any]:

@@ -138,9 +138,18 @@ def published_config(state_dict: Mapping[str, Any]) -> ModelConfig:
     try:
         height = int(state_dict.get("height", PUBLISHED.height))
         width = int(state_dict.get("width", PUBLISHED.width))
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise CheckpointError("The checkpoint's 'height' and 'width' are not whole numbers.") from error
     return ModelConfig(height=height, width=width)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a dense tensor or array of real numbers."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiub"
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_complex() or value.is_meta:
+        return False
+    return value.layout is torch.strided
 
 
 def from_published(state_dict: Mapping[str, Any]) -> DualRefine:
@@ -156,12 +165,12 @@ def from_published(state_dict: Mapping[str, Any]) -> DualRefine:
     given: dict[str, Tensor] = {}
     names: dict[str, str] = {}  # ours -> the file's
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"The checkpoint has an entry {key!r}, whose name is no text.")
         if key in PLAIN_ENTRIES or UNUSED.match(key):
             continue
-        if not isinstance(value, (Tensor, np.ndarray)):
-            raise CheckpointError(
-                f"The checkpoint's entry '{key}' is a {type(value).__name__}, not a tensor."
-            )
+        if not _is_plain(value):
+            raise CheckpointError(f"The checkpoint's entry '{key}' is no dense tensor of real numbers.")
         home = our_key(key) or f"{_HOMELESS}{key}"
         given[home], names[home] = torch.as_tensor(value).float(), key
     check_fit(needed(model), given, lambda home: names.get(home) or published_key(home))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
     if start.startswith(_ZIP) and not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is cut short: copy or download it again.")
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
+            warnings.simplefilter("ignore")  # what they say is said below, or concerns files we refuse
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

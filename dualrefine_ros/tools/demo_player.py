@@ -38,6 +38,7 @@ RELIABLE = QoSProfile(depth=10)
 START_PATIENCE = 120.0  # seconds for the node to load its network and to be found
 FRAME_PATIENCE = 120.0  # seconds for one answer
 REPEAT_AFTER = 15.0  # seconds until an unanswered image is sent again (the node refuses a repetition)
+DISCOVERY = 2.0  # seconds in which nodes of the same domain find each other
 SPIN = 0.02  # seconds between looks at the node's health
 
 
@@ -99,19 +100,29 @@ class Player:
         self._executor.shutdown()
         self._node.destroy_node()
 
+    def require_silence(self) -> None:
+        """Before the demo's own node is started: make sure that no other hears or answers.
+
+        Raises:
+            DemoError: there is one.
+        """
+        end = time.monotonic() + DISCOVERY
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=SPIN)
+            if self._node.count_subscribers("image") or self._node.count_publishers("odometry"):
+                raise DemoError(
+                    f"Another node is on {self._node.resolve_topic_name('image')} or "
+                    f"{self._node.resolve_topic_name('odometry')} already: stop it, or set ROS_DOMAIN_ID "
+                    "to a number of the demo's own."
+                )
+
     def wait_for_node(self) -> None:
         """Until both sides know each other, then say where the camera sits.
 
         Raises:
-            DemoError: that takes too long, or there are other nodes on these topics.
+            DemoError: that takes too long.
         """
         self._wait(self._is_connected, START_PATIENCE, "vo_node has not come up")
-        for topic in ("image", "odometry"):
-            if self._node.count_publishers(topic) > 1:
-                raise DemoError(
-                    f"Another node publishes on {self._node.resolve_topic_name(topic)} already: stop it, or "
-                    "set ROS_DOMAIN_ID to a number of the demo's own."
-                )
         header = Header(stamp=stamp_from_ns(self._clock_offset_ns), frame_id=BASE_FRAME)
         self._static_transforms.sendTransform(
             TransformStamped(

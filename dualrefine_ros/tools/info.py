@@ -32,5 +32,6 @@ def run(args: argparse.Namespace) -> int:
     }
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:<{width}}  {value}")
+        printable = "".join(c if c.isprintable() else "?" for c in str(value))  # no escape codes of a file's
+        print(f"{name:<{width}}  {printable}")
     return 0
