@@ -598,7 +598,7 @@ def test_limits_change_at_run_time(make: Callable[..., Robot]) -> None:
     robot.odometry.reconfigure(replace(config, limits=MotionLimits(max_speed=1.0), iterations=2))
     assert robot.see().status is Status.LOST
     assert robot.odometry.iterations == 2
-    with pytest.raises(ConfigError, match="device"):
+    with pytest.raises(ConfigError, match="Device and backend"):
         robot.odometry.reconfigure(replace(config, device="cuda"))
 
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source, **{name: getattr(args, name) for name in SOURCE_OPTIONS})
     indices = select(source, args.start, args.end, args.every)
     model, weights = _load(args.checkpoint, args.network)
-    config = OdometryConfig(args.iterations, args.device, args.precision)
+    config = OdometryConfig(args.iterations, args.device, precision=args.precision)
     network = _network_name(model.config)
     # the gap that parts two drives is counted in the frames that are taken
     odometry = VisualOdometry(model, replace(config, max_gap=config.max_gap * args.every))
