@@ -260,7 +260,10 @@ def test_export_refuses_what_is_no_training_checkpoint(tmp_path: Path, capsys) -
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--model.shedule", "3"], "--model.shedule"),
         (["--trainer.max_epochs", "many"], "many"),
-        (["--data.train", '[{"path": "nowhere"}]'], "There is no recording nowhere"),
+        (
+            ["--data.train", '[{"path": "nowhere"}]', "--model.initial.imagenet", "false"],
+            "There is no recording nowhere",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_sentence(
