@@ -75,7 +75,7 @@ def look_at(image: npt.NDArray[np.uint8], last: Look | None) -> Look:
         memory = 1 - _DETAIL_MEMORY
         usual_u, usual_v = last.usual_detail
         usual = (usual_u**memory * u**_DETAIL_MEMORY, usual_v**memory * v**_DETAIL_MEMORY)
-    return Look(zlib.adler32(image.tobytes()), float(low), float(high), (u, v), usual)
+    return Look(zlib.adler32(np.ascontiguousarray(image).data), float(low), float(high), (u, v), usual)
 
 
 def blindness(look: Look, last: Look | None, gate: ImageGate) -> str:

@@ -111,7 +111,7 @@ def observe(
         sound = bool(finite.all()) and int(refined.status[0]) == 0
         return Observation(
             remembered=Remembered(image, encoded.matching, intrinsics),
-            depth=np.where(finite, depth, np.float32(np.nan)),
+            depth=depth if finite.all() else np.where(finite, depth, np.float32(np.nan)),
             motion=None if previous is None else _motion(image, previous.image, refined, K),
             confidence=None if refined.weight is None else resize_map(refined.weight, frame).cpu().numpy(),
             pose_update_norms=refined.pose_update_norms[0].cpu().numpy(),

@@ -207,7 +207,7 @@ class VisualOdometry:
         return Estimate(
             stamp_ns=frame.stamp_ns,
             status=verdict.status,
-            depth=depth * np.float32(scale.factor),
+            depth=np.multiply(depth, np.float32(scale.factor), out=depth),  # nobody else has it
             T_world_cam=pose.T_world_cam.copy(),
             T_prev_cur=verdict.T_prev_cur,
             confidence=seen.confidence if seen else None,

@@ -76,15 +76,16 @@ def _rgb_by_cv_bridge(message: Image) -> RgbImage:
 def rgb_image(rgb: RgbImage, header: Header) -> Image:
     """An RGB picture (H, W, 3) as a message; :func:`rgb_from_image` reads it back."""
     height, width = rgb.shape[:2]
-    return Image(
+    message = Image(
         header=header,
         height=height,
         width=width,
         encoding="rgb8",
         is_bigendian=0,
         step=3 * width,
-        data=bytes_field(rgb),
     )
+    append_bytes(message.data, rgb)
+    return message
 
 
 def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
@@ -102,10 +103,18 @@ def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
     )
 
 
+def append_bytes(data: array[int], values: npt.NDArray[np.generic]) -> None:
+    """Put an array's bytes into a message's empty ``data``.
+
+    In place, for constructors and assignments copy what they are given (and check bytes one by one).
+    """
+    data.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
 def bytes_field(values: npt.NDArray[np.generic]) -> array[int]:
-    """The bytes of an array as rclpy takes them fastest; bytes or a list it would check one by one."""
+    """A copy of an array's bytes as a message takes them."""
     data = array("B")
-    data.frombytes(values.tobytes())
+    append_bytes(data, values)
     return data
 
 

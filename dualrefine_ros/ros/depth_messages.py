@@ -8,7 +8,7 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from dualrefine_ros.frame import Frame
-from dualrefine_ros.ros.conversions import bytes_field
+from dualrefine_ros.ros.conversions import append_bytes
 
 MILLIMETRES = 1000.0
 _LONGEST = 65535  # millimetres that fit into 16 bits
@@ -16,7 +16,10 @@ _LONGEST = 65535  # millimetres that fit into 16 bits
 
 def depth_image(depth: npt.NDArray[np.float32], header: Header) -> Image:
     """A depth map (H, W) in metres as 32FC1, NaN where there is no value."""
-    return _image(np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype("<f4"), "32FC1", header)
+    wrong = (depth <= 0) | (depth == np.inf)
+    if wrong.any():  # else it is copied once, into the message
+        depth = np.where(wrong, np.float32(np.nan), depth)
+    return _image(depth.astype("<f4", copy=False), "32FC1", header)
 
 
 def depth_image_16u(depth: npt.NDArray[np.float32], header: Header) -> Image:
@@ -54,7 +57,7 @@ def point_cloud(depth: npt.NDArray[np.float32], frame: Frame, header: Header, st
         PointField(name=name, offset=4 * number, datatype=PointField.FLOAT32, count=1)
         for number, name in enumerate(("x", "y", "z", "rgb"))
     ]
-    return PointCloud2(
+    message = PointCloud2(
         header=header,
         height=height,
         width=width,
@@ -63,18 +66,20 @@ def point_cloud(depth: npt.NDArray[np.float32], frame: Frame, header: Header, st
         point_step=16,
         row_step=16 * width,
         is_dense=False,
-        data=bytes_field(points),
     )
+    append_bytes(message.data, points)
+    return message
 
 
 def _image(values: npt.NDArray[np.generic], encoding: str, header: Header) -> Image:
     height, width = values.shape
-    return Image(
+    message = Image(
         header=header,
         height=height,
         width=width,
         encoding=encoding,
         is_bigendian=0,
         step=values.itemsize * width,
-        data=bytes_field(values),
     )
+    append_bytes(message.data, values)
+    return message

@@ -24,13 +24,14 @@ from dualrefine_ros.benchmark.machine import describe_machine
 from dualrefine_ros.benchmark.measure import Row, measure
 from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.errors import ConfigError
-from dualrefine_ros.evaluation.output_files import write_json
+from dualrefine_ros.evaluation.output_files import make_folder, write_json
 from dualrefine_ros.observation import PRECISIONS
 from dualrefine_ros.odometry_config import BACKENDS
 from dualrefine_ros.tools.table import format_table
 
 RESULTS = "bench.json"
 SCALING = "scaling.json"
+NODE = "node.json"
 HEADER = (
     "network", "input", "device", "type", "it.", "frame", "encode", "pose", "refine", "update", "upsample",
     "frames/s", "MiB", "reference", "MiB", "faster", "update faster", "differs by",
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaling", action="store_true", help="how cost grows with input, iterations and batch instead"
     )
+    parser.add_argument("--node", action="store_true", help="what the ROS node adds to the engine instead")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="for the results")
 
 
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     machine = describe_machine()
     if args.scaling:
         return _scaling(args, cases[0], machine)
+    if args.node:
+        return _node(args, cases[0], machine)
     rows: list[Row] = []
     for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
         rows.append(measure(case, args.repeats, with_memory=not args.no_memory))
@@ -85,6 +89,17 @@ def _scaling(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -
     rows = [[f"{p.height}x{p.width}", str(p.iterations), str(p.batch), f"{p.ms:.1f}"] for p in points]
     print(format_table(("input", "iterations", "batch", "ms"), rows))
     print(f"Medians of {args.repeats}. Figures and picture: {args.out}")
+    return 0
+
+
+def _node(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -> int:
+    from dualrefine_ros.tools.bench_node import measure_node  # needs ROS
+
+    make_folder(args.out)
+    timing = measure_node(args.out / "vo_node.log", case.network, case.iterations, args.repeats)
+    figures = timing.summary()
+    write_json(args.out / NODE, {"machine": machine, "case": asdict(case), **figures, **asdict(timing)})
+    print(format_table(("medians", "ms"), [[name, f"{value:.1f}"] for name, value in figures.items()]))
     return 0
 
 

@@ -1,0 +1,150 @@
+"""``dualrefine bench --node``: what the node adds to the engine's time, and how fast it answers meanwhile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool
+from tqdm import tqdm
+
+from dualrefine_ros.benchmark.cases import CAMERA, moving_frames
+from dualrefine_ros.frame import Frame
+from dualrefine_ros.ros.conversions import camera_info_message, rgb_image
+from dualrefine_ros.tools.demo import NodeProcess
+from dualrefine_ros.tools.demo_player import FRAME_PATIENCE, RELIABLE, START_PATIENCE, DemoError
+
+WARM_UP = 3  # images that are not counted
+ASK_AFTER = 0.02  # seconds from sending an image to asking: the network is busy then
+_SPIN = 0.0005
+
+
+@dataclass(frozen=True)
+class NodeTiming:
+    """Milliseconds, for each image.
+
+    Args:
+        latency: from the stamp to the last message published.
+        engine: of that, what the engine's stages took.
+        service: from asking ``~/pause`` for something while the image was worked on to the answer.
+    """
+
+    latency: list[float]
+    engine: list[float]
+    service: list[float]
+
+    @property
+    def overhead(self) -> list[float]:
+        """What everything around the engine took."""
+        return [total - engine for total, engine in zip(self.latency, self.engine, strict=True)]
+
+    def summary(self) -> dict[str, float]:
+        """Medians, and the slowest answer of the service."""
+        return {
+            "latency_ms": median(self.latency),
+            "engine_ms": median(self.engine),
+            "overhead_ms": median(self.overhead),
+            "service_ms": median(self.service),
+            "service_slowest_ms": max(self.service),
+        }
+
+
+def measure_node(log: Path, network: str, iterations: int, repeats: int) -> NodeTiming:
+    """Start a node of its own, send images of 1242x375 one by one, and time the answers.
+
+    Args:
+        log: file for what the node says.
+        network: a preset, with random weights, or the path of a checkpoint.
+        iterations: of the refiner.
+        repeats: images measured.
+
+    Raises:
+        DemoError: the node dies, or does not answer.
+    """
+    parameters: dict[str, Any] = {"iterations": iterations, "assume_optical_at_base": True}
+    parameters["checkpoint" if Path(network).suffix else "random_network"] = network
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        with NodeProcess(log, parameters) as process:
+            client = _Client(process)
+            try:
+                return client.measure(repeats)
+            finally:
+                client.close()
+    finally:
+        rclpy.try_shutdown()
+
+
+class _Client:
+    """A camera that waits for each answer, and asks in between."""
+
+    def __init__(self, process: NodeProcess) -> None:
+        self._process = process
+        self._node = Node("bench")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._images = self._node.create_publisher(Image, "image", RELIABLE)
+        self._infos = self._node.create_publisher(CameraInfo, "camera_info", RELIABLE)
+        self._pause = self._node.create_client(SetBool, "vo_node/pause")
+        self._node.create_subscription(DiagnosticStatus, "status", self._on_status, RELIABLE)
+        self._status: dict[str, str] | None = None
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+
+    def measure(self, repeats: int) -> NodeTiming:
+        self._spin(self._is_connected, START_PATIENCE, "vo_node has not come up")
+        timing = NodeTiming([], [], [])
+        frames = moving_frames(WARM_UP + repeats)
+        for number, frame in enumerate(tqdm(frames, unit="image")):
+            service = self._ask_while_busy(frame)
+            assert self._status is not None
+            if number >= WARM_UP:
+                stages = [float(v) for key, v in self._status.items() if key.startswith("stage ")]
+                timing.latency.append(float(self._status["latency [ms]"]))
+                timing.engine.append(sum(stages))
+                timing.service.append(1e3 * service)
+        return timing
+
+    def _ask_while_busy(self, frame: Frame) -> float:
+        """Send an image, ask a moment later, wait for both answers; how long the question took, seconds."""
+        self._status = None
+        image, info = rgb_image(frame.image, Header(frame_id="camera")), camera_info_message(CAMERA, Header())
+        image.header.stamp = info.header.stamp = self._node.get_clock().now().to_msg()
+        self._infos.publish(info)
+        self._images.publish(image)
+        end = time.monotonic() + ASK_AFTER
+        self._spin(lambda: time.monotonic() > end, FRAME_PATIENCE, "")
+        asked = time.monotonic()
+        answer = self._pause.call_async(SetBool.Request(data=False))
+        self._spin(answer.done, FRAME_PATIENCE, "The service ~/pause has not answered")
+        seconds = time.monotonic() - asked
+        self._spin(lambda: self._status is not None, FRAME_PATIENCE, "No status of an image came")
+        return seconds
+
+    def _is_connected(self) -> bool:
+        publishers = (self._images, self._infos)
+        heard = all(publisher.get_subscription_count() for publisher in publishers)
+        return heard and self._pause.service_is_ready() and bool(self._node.count_publishers("status"))
+
+    def _spin(self, until: Any, patience: float, complaint: str) -> None:
+        end = time.monotonic() + patience
+        while not until():
+            if time.monotonic() > end:
+                raise DemoError(f"{complaint} within {patience:.0f} s.")
+            self._process.check()
+            self._executor.spin_once(timeout_sec=_SPIN)
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self._status = {item.key: item.value for item in message.values}
