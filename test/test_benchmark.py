@@ -21,6 +21,7 @@ from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.benchmark.timing import Measured, alternate, speed_up
 from dualrefine_ros.model import SMALL, DualRefine, from_published, random_model, save_checkpoint
 from dualrefine_ros.network_io import StageClock
+from dualrefine_ros.observation import STAGES
 from dualrefine_ros.tools.main import main
 
 PARITY = Path(__file__).parent / "parity"
@@ -92,7 +93,7 @@ def test_a_row_holds_what_was_measured(tiny: str) -> None:
     assert (row.case.height, row.case.width) == (64, 96)
     for side in (row.engine, row.reference):
         stages = side.stages_ms
-        assert list(stages) == ["preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess"]
+        assert tuple(stages) == STAGES
         assert all(ms > 0 for ms in stages.values())
         assert 0.5 * sum(stages.values()) < side.frame_ms
         assert side.frames_per_s == pytest.approx(1000 / side.frame_ms)

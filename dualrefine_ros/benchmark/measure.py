@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -54,7 +55,9 @@ class Row:
         engine, reference: the two sides.
         speed_up: median of reference / engine, of frames measured one after the other.
         update_speed_up: the same of one iteration; None without iterations.
-        disparity_difference, pose_difference: largest between the two sides, on one pair of frames.
+        disparity_difference: between the two sides on one pair of frames, 99 % of the pixels differ by less.
+        disparity_difference_max: of the worst pixel; with random weights some never settle.
+        pose_difference: largest of a pose's entries.
         repeats: frames measured.
     """
 
@@ -64,6 +67,7 @@ class Row:
     speed_up: float
     update_speed_up: float | None
     disparity_difference: float
+    disparity_difference_max: float
     pose_difference: float
     repeats: int
 
@@ -90,7 +94,7 @@ def measure(case: Case, repeats: int, with_memory: bool = True) -> Row:
     if case.iterations:
         updates = alternate(_updates(case, engine, plain, frames), 2 * repeats + 1, engine.device)
     memory = [peak_memory_mib(case, side) if with_memory else None for side in SIDES]
-    disparity, pose = _differences(case, engine, plain, frames[-2:])
+    disparities, pose = _differences(case, engine, plain, frames[-2:])
     size = model.config
     sides = [_timing(both[i], updates[i] if updates else None, memory[i]) for i in (0, 1)]
     return Row(
@@ -99,7 +103,8 @@ def measure(case: Case, repeats: int, with_memory: bool = True) -> Row:
         reference=sides[1],
         speed_up=speed_up(*both),
         update_speed_up=speed_up(*updates) if updates else None,
-        disparity_difference=disparity,
+        disparity_difference=float(np.percentile(disparities, 99)),
+        disparity_difference_max=float(disparities.max()),
         pose_difference=pose,
         repeats=repeats,
     )
@@ -150,8 +155,8 @@ def _tensors(plain: ReferenceEngine, frames: list[Frame]) -> tuple[Tensor, Tenso
 
 def _differences(
     case: Case, engine: VisualOdometry, plain: ReferenceEngine, frames: list[Frame]
-) -> tuple[float, float]:
-    """Largest difference of the two sides in disparity, and in the entries of the pose."""
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Difference of the two sides in each pixel's disparity, and the largest in the entries of the pose."""
     clock = StageClock(engine.device)
     settings = (case.iterations, 0.0, case.precision, clock)
     before = observe(engine.model, frames[0], None, *settings)
@@ -161,4 +166,4 @@ def _differences(
     disparities = [plain.model.to_disparity(torch.from_numpy(d)) for d in (seen.depth, expected.depth)]
     assert seen.motion is not None
     pose = np.abs(seen.motion.T_prev_cur - expected.T_prev_cur).max()
-    return float((disparities[0] - disparities[1]).abs().max()), float(pose)
+    return (disparities[0] - disparities[1]).abs().numpy(), float(pose)
