@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from socket import socket
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,13 +17,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_helpers import TINY, batch_of
+from training_helpers import TINY, batch_of, write_drive
 
 from dualrefine_ros.model import random_model
 from dualrefine_ros.training.batch import TripletBatch
+from dualrefine_ros.training.datamodule import Recording, TripletData
+from dualrefine_ros.training.initialisation import InitialWeights
+from dualrefine_ros.training.module import DualRefineTraining, ScheduleConfig
 from dualrefine_ros.training.recipe import Phase, RecipeConfig
 from dualrefine_ros.training.reduction import masked_mean
 from dualrefine_ros.training.step import training_step
+from dualrefine_ros.training.validation import ValidationConfig
 
 PROCESSES = 2
 PER_PROCESS = 2
@@ -129,3 +137,116 @@ def test_masked_mean_of_one_process() -> None:
 
 def test_masked_mean_of_nothing_is_zero() -> None:
     assert float(masked_mean(torch.ones(3), torch.zeros(3, dtype=torch.bool))) == 0.0
+
+
+class RankSpoiler(pl.Callback):
+    """One process's loss is NaN in some steps; each process writes down what it became."""
+
+    def __init__(self, folder: Path, steps: tuple[int, ...] = ()) -> None:
+        self._folder, self._steps = folder, steps
+        self._frozen: dict[str, Tensor] = {}
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Tensor) -> None:
+        if trainer.global_rank == 1 and trainer.global_step in self._steps:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if pl_module.phase is Phase.FROZEN and not self._frozen:
+            self._frozen = weights(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        state = {"weights": weights(pl_module), "frozen": self._frozen, "failed": pl_module.failed_in_all}
+        torch.save(state, self._folder / f"rank_{trainer.global_rank}.pt")
+
+
+def weights(run: DualRefineTraining) -> dict[str, Tensor]:
+    return {key: p.detach().clone() for key, p in run.model.named_parameters()}
+
+
+def lightning_run(folder: Path, steps: tuple[int, ...], **schedule: Any) -> None:
+    """A run of an epoch of each phase by Lightning in two processes, as torchrun starts them."""
+    write_drive(folder / "wall", frames=10)
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_lightning_process, (folder, port, steps, schedule), PROCESSES)
+
+
+def _lightning_process(
+    rank: int, folder: Path, port: int, steps: tuple[int, ...], schedule: dict[str, Any]
+) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(PROCESSES),
+        "LOCAL_WORLD_SIZE": str(PROCESSES),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+    }
+    drive = folder / "wall"
+    module = DualRefineTraining(
+        TINY,
+        initial=InitialWeights(imagenet=False),
+        validation=ValidationConfig(iterations=1),
+        schedule=ScheduleConfig(teacher_until_epoch=1, frozen_from_epoch=2, **schedule),
+    )
+    data = TripletData(
+        train=[Recording(drive)],
+        validate=[Recording(drive)],
+        height=TINY.height,
+        width=TINY.width,
+        batch_size=2,
+        workers=0,
+        cache=folder / "cache",
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=PROCESSES,
+        strategy="ddp_find_unused_parameters_true",
+        max_epochs=3,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        gradient_clip_val=0.1,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[RankSpoiler(folder, steps)],
+    )
+    trainer.fit(module, data)
+
+
+@pytest.fixture(scope="module")
+def lightning_states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("lightning")
+    lightning_run(folder, steps=(0, 3))
+    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(PROCESSES)]
+
+
+def test_lightning_keeps_the_processes_together_through_all_phases(lightning_states) -> None:
+    """What was fixed in the teacher's phase and is trained afterwards is averaged too."""
+    first, second = (state["weights"] for state in lightning_states)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(key.startswith("refiner.update_block.gru") for key in first)
+
+
+def test_lightning_leaves_frozen_teachers_alone(lightning_states) -> None:
+    state = lightning_states[0]
+    moved = {key for key, value in state["frozen"].items() if not torch.equal(value, state["weights"][key])}
+    assert any(key.startswith("refiner.update_block.gru") for key in moved)
+    assert not any(key.startswith(("depth_backbone.", "depth_decoder.", "pose_teacher.")) for key in moved)
+
+
+def test_a_step_that_failed_in_one_process_failed_in_all(lightning_states) -> None:
+    assert [state["failed"] for state in lightning_states] == [2, 2]
+    assert all(torch.isfinite(value).all() for value in lightning_states[0]["weights"].values())
+
+
+def test_all_processes_stop_together(tmp_path: Path) -> None:
+    with pytest.raises(mp.ProcessRaisedException, match="2 steps in a row"):
+        lightning_run(tmp_path, steps=(1, 2), max_failed_in_a_row=2)

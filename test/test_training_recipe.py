@@ -164,6 +164,30 @@ def test_updates_of_the_pose_can_be_switched_off() -> None:
     torch.testing.assert_close(result.refined.T_prev_cur, result.teacher.T_prev_cur.detach())
 
 
+def consistency_mask(model: DualRefine, pose: Estimates) -> torch.Tensor:
+    refined = step(model, replace(QUIET, consistency_pose=pose)).refined
+    assert refined is not None
+    return refined.consistency_mask
+
+
+def test_the_consistency_mask_is_of_the_chosen_pose(model: DualRefine) -> None:
+    """The two poses differ, unless updates of the pose are switched off."""
+    assert not torch.equal(*(consistency_mask(model, pose) for pose in Estimates))
+    fixed = random_model(replace(TINY, pose_updates=False))
+    assert torch.equal(*(consistency_mask(fixed, pose) for pose in Estimates))
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("evolving", [True, False])
+def test_a_confidence_that_is_switched_off_learns_nothing(fixed: bool, evolving: bool) -> None:
+    network = random_model(replace(TINY, fixed_confidence=fixed, evolving_confidence=evolving))
+    result = step(network)
+    assert torch.isfinite(result.losses.total)
+    learns = {k for k, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert any(k.startswith("refiner.fixed_confidence.") for k in learns) == fixed
+    assert any(k.startswith("refiner.update_block.evolving_confidence.") for k in learns) == evolving
+
+
 def saved_bytes(model: DualRefine, iterations: int) -> int:
     """Bytes that a step keeps for its backward pass."""
     sizes: dict[int, int] = {}

@@ -11,11 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.training.checkpoints import BestCheckpoint, LatestCheckpoint
 from dualrefine_ros.training.curves import RunCurves
 from dualrefine_ros.training.datamodule import TripletData
 from dualrefine_ros.training.module import DualRefineTraining
@@ -32,20 +33,18 @@ class TrainingCLI(LightningCLI):
             "--init", type=Path | None, default=None, help="exported checkpoint to start from"
         )
         parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 takes all")
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "latest")
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(LatestCheckpoint, "latest")  # after best, whose state it keeps
         parser.add_lightning_class_args(TrainingPictures, "pictures")
         parser.set_defaults(
             {
                 "best.filename": "best",
                 "best.enable_version_counter": False,
-                "latest.filename": "latest",
-                "latest.every_n_train_steps": 500,
-                "latest.enable_version_counter": False,
+                "best.save_on_train_epoch_end": False,
             }
         )
-        for name in ("best", "latest"):
-            parser.link_arguments("out", f"{name}.dirpath", compute_fn=checkpoint_folder)
+        parser.link_arguments("out", "best.dirpath", compute_fn=checkpoint_folder)
+        parser.link_arguments("out", "latest.path", compute_fn=latest_checkpoint)
         parser.link_arguments("init", "model.initial.checkpoint")
         parser.link_arguments("model.network.height", "data.height")
         parser.link_arguments("model.network.width", "data.width")
@@ -67,6 +66,11 @@ class TrainingCLI(LightningCLI):
 def checkpoint_folder(out: Path) -> str:
     """Where the checkpoints of a run lie."""
     return str(Path(out) / "checkpoints")
+
+
+def latest_checkpoint(out: Path) -> Path:
+    """What a run that was interrupted goes on from."""
+    return Path(checkpoint_folder(out)) / "latest.ckpt"
 
 
 def main(arguments: Sequence[str]) -> None:

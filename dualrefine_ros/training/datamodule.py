@@ -96,8 +96,9 @@ class TripletData(pl.LightningDataModule):
         self.position: tuple[int, int] = (0, 0)  # likewise, now
 
     def prepare_data(self) -> None:
-        """Fill the cache, in one process of each machine."""
-        self._recordings()
+        """Fill the cache, in one process of each machine; validation reads recordings as they are."""
+        if self.trainer is None or self.trainer.training:
+            self._recordings()
 
     def setup(self, stage: str) -> None:
         """Find the triplets."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
@@ -102,8 +103,9 @@ class DualRefineTraining(pl.LightningModule):
 
     @property
     def phase(self) -> Phase:
-        """What the current epoch trains."""
-        return self.schedule.phase(self.current_epoch)
+        """What the current epoch trains; everything, outside of a training run."""
+        fitting = self.trainer.state.fn is TrainerFn.FITTING
+        return self.schedule.phase(self.current_epoch) if fitting else Phase.JOINT
 
     def train(self, mode: bool = True) -> DualRefineTraining:
         """As usual, but what the phase does not train keeps its batch statistics."""
@@ -138,17 +140,19 @@ class DualRefineTraining(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients, or drop them where the step failed: the optimizer then changes nothing."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        limit = gradient_clip_val or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
-        failed = self.trainer.strategy.reduce_boolean_decision(
-            self._failed or not bool(torch.isfinite(norm)), all=False
-        )
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        failed = self._any_process(self._failed or not bool(torch.isfinite(norm)))
         self._failed = False
         self.log("train/gradient_norm", norm)
         self._count(failed)
         if failed:
             optimizer.zero_grad()
+
+    def _any_process(self, decision: bool) -> bool:
+        """Whether it is so in any of the processes: all of them then do the same."""
+        return self.trainer.strategy.reduce_boolean_decision(decision, all=False)
 
     def _count(self, failed: bool) -> None:
         self.failed_in_a_row = self.failed_in_a_row + 1 if failed else 0
@@ -158,7 +162,7 @@ class DualRefineTraining(pl.LightningModule):
             log.warning(
                 "Step %d left out: its loss is not finite or a pose could not be solved.", self.global_step
             )
-        if failed and not all(bool(torch.isfinite(buffer).all()) for buffer in self.model.buffers()):
+        if failed and self._any_process(not all(b.isfinite().all() for b in self.model.buffers())):
             raise TrainingFailed(
                 "The batch statistics are no longer finite: go on from the latest checkpoint, with "
                 "trainer.precision=32-true or a lower learning rate."
@@ -218,8 +222,10 @@ class DualRefineTraining(pl.LightningModule):
                 "steps": self.global_step,
             },
             "failed_steps": self.failed_in_all,
+            "failed_in_a_row": self.failed_in_a_row,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
         self.failed_in_all = checkpoint["dualrefine"]["failed_steps"]
+        self.failed_in_a_row = checkpoint["dualrefine"].get("failed_in_a_row", 0)

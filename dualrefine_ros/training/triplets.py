@@ -6,6 +6,7 @@ sees what it would have seen, whatever the number of loader processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from dualrefine_ros.errors import DataError
 from dualrefine_ros.training.augmentation import AugmentationConfig, augment
 from dualrefine_ros.training.batch import TripletBatch
 from dualrefine_ros.training.frame_cache import CachedRecording
+
+log = logging.getLogger(__name__)
 
 Key = tuple[int, int]  # epoch, index of the triplet
 _SUBSAMPLING = 4  # of the pixels that tell whether the camera stands still
@@ -48,21 +51,30 @@ def find_centres(
             the camera is taken to stand still and the triplet is left out.
     """
     centres = []
+    still = 0
     for number, (recording, rows) in enumerate(zip(recordings, wanted, strict=True)):
         ids, readable = recording.frame_ids, recording.readable
         row_of = {int(i): row for row, i in enumerate(ids) if readable[row]}
         for row in range(len(ids)) if rows is None else rows.tolist():
             if not readable[row]:
                 continue
+            complete = [s for s in strides if ids[row] - s in row_of and ids[row] + s in row_of]
             usable = tuple(
                 stride
-                for stride in strides
-                if ids[row] - stride in row_of
-                and ids[row] + stride in row_of
-                and (min_change <= 0 or _changes(recording, row, row_of, stride) >= min_change)
+                for stride in complete
+                if min_change <= 0 or _changes(recording, row, row_of, stride) >= min_change
             )
             if usable:
                 centres.append(Centre(number, row, usable))
+            elif complete:
+                still += 1
+    if still:
+        log.info("%d triplets are left out: the camera stands still (min_change %g).", still, min_change)
+    if not centres and still:
+        raise DataError(
+            f"In all {still} training triplets the camera seems to stand still: lower data.min_change "
+            f"({min_change:g} gray levels)."
+        )
     if not centres:
         raise DataError("The training recordings hold no three frames in a row.")
     return centres
