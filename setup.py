@@ -15,7 +15,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
-        (f"share/{package_name}/config", glob("config/*.yaml")),
+        (f"share/{package_name}/config", glob("config/*.*")),
         (f"share/{package_name}/config/rviz", glob("config/rviz/*.rviz")),
         (f"share/{package_name}/config/foxglove", glob("config/foxglove/*.json")),
         (f"share/{package_name}/config/examples", glob("config/examples/*")),

@@ -44,7 +44,10 @@ def same_camera(first: Intrinsics, second: Intrinsics) -> bool:
 
 
 class StageClock:
-    """Measures stages by name: ``with clock("encode"): ...``; waits for the device at each end."""
+    """Measures stages by name: ``with clock("encode"): ...``; waits for the device at each end.
+
+    What is entered twice adds up.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
@@ -57,4 +60,4 @@ class StageClock:
         yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self.seconds[stage] = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -20,7 +20,8 @@ from dualrefine_ros.network_io import StageClock, network_image, resize_map
 FloatMap = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
 
-STAGES = ("preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess")  # that are timed
+# that are timed; "judge" is the engine's look at the image and at what the network says of it
+STAGES = ("judge", "preprocess", "encode", "teacher_pose", "refine", "upsample", "postprocess")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NOISE_POOL = 2  # pixels to a side that are averaged before edges are followed: half the noise
 

@@ -137,17 +137,20 @@ class VisualOdometry:
         intrinsics = frame.intrinsics.resized(network.width, network.height)
         clock = StageClock(self.device)
 
-        look = look_at(frame.image, memory.look)
-        last_look = memory.look if frame.stamp_ns != memory.stamp_ns else None
-        if blind := blindness(look, last_look, config.images):
+        with clock("judge"):
+            look = look_at(frame.image, memory.look)
+            last_look = memory.look if frame.stamp_ns != memory.stamp_ns else None
+            blind = blindness(look, last_look, config.images)
+        if blind:
             return self._chain(frame, look, Verdict(Status.LOST, blind), self._scale.current)
         key, cause = memory.partner(frame.stamp_ns, intrinsics, config.max_gap)
         seen, trouble = self._observe(frame, key, clock)
-        self._scale.see_depth(frame.stamp_ns, seen.depth, frame.intrinsics.matrix, self._down)
-        scale = self._scale.update(frame.stamp_ns)
-        seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS if key else 0.0
-        blurred, alone = blur(look, config.images), trouble or cause
-        verdict = judge(seen, seconds, scale.factor, memory.still, alone, blurred, config)
+        with clock("judge"):
+            self._scale.see_depth(frame.stamp_ns, seen.depth, frame.intrinsics.matrix, self._down)
+            scale = self._scale.update(frame.stamp_ns)
+            seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS if key else 0.0
+            blurred, alone = blur(look, config.images), trouble or cause
+            verdict = judge(seen, seconds, scale.factor, memory.still, alone, blurred, config)
         return self._chain(frame, look, verdict, scale, seen, clock)
 
     def _observe(self, frame: Frame, key: Keyframe | None, clock: StageClock) -> tuple[Observation, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ from dualrefine_ros.tools.demo import Interruption
 from dualrefine_ros.tools.demo_player import Recording
 from dualrefine_ros.tools.demo_report import draw_depth_sheet, move_to_base, write_results
 from dualrefine_ros.tools.main import main
-from dualrefine_ros.tools.own_domain import take_own_domain
 
 CLIP = Path(__file__).parents[1] / "clips" / "kitti_0001"
 PATIENCE = 120.0
@@ -129,17 +127,6 @@ def test_another_node_on_the_topics_is_not_mistaken_for_the_demos(ros: None, tmp
     assert demo.returncode == 2, said
     assert "Another node is on /image" in said.splitlines()[-1]
     assert not (tmp_path / "summary.json").exists()
-
-
-def test_a_domain_of_its_own_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
-    assert take_own_domain() == "7"
-    monkeypatch.delenv("ROS_DOMAIN_ID")
-    monkeypatch.setattr("dualrefine_ros.tools.own_domain.DOMAINS", range(40, 42))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
-        participant.bind(("", 7410 + 250 * 40))
-        assert take_own_domain() == "41"
-    assert os.environ["ROS_DOMAIN_ID"] == "41"
 
 
 def test_ground_truth_of_the_camera_is_moved_to_the_base() -> None:

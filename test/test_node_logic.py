@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from node_harness import SECOND, Robot
 from rcl_interfaces.msg import ParameterType
@@ -23,6 +25,7 @@ from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.engine import engine_config
 from dualrefine_ros.ros.node import VoNode, spin, start
 from dualrefine_ros.ros.parameters import ros_name
+from dualrefine_ros.ros.threads import compute_alone, compute_with
 from dualrefine_ros.ros.worker import Mailbox, Worker
 
 
@@ -297,6 +300,41 @@ def test_closing_a_worker_finishes_the_item_in_hand() -> None:
     threading.Timer(0.05, finish.set).start()
     assert worker.close()
     assert done == ["in hand"]
+
+
+def test_only_the_worker_computes_with_helpers() -> None:
+    """Else libgomp lets them sleep between operations, and the network takes nearly twice as long."""
+    found: dict[str, int] = {}
+
+    def main_thread() -> None:
+        threads = compute_alone()
+        worker = Worker(
+            lambda name: found.__setitem__(name, torch.get_num_threads()), lambda: compute_with(threads)
+        )
+        worker.mailbox.put("worker")
+        while "worker" not in found:
+            time.sleep(0.01)
+        worker.close()
+        found["before"] = threads
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        thread = threading.Thread(target=main_thread)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == {"worker": 3, "before": 3}
+
+
+def test_what_cannot_be_prepared_ends_the_worker_with_its_error() -> None:
+    def fail() -> None:
+        raise RuntimeError("no threads")
+
+    worker: Worker[int] = Worker(lambda _: None, fail)
+    worker.close()
+    assert str(worker.error) == "no threads"
 
 
 def test_the_parameter_file_lists_every_parameter_with_its_default() -> None:

@@ -85,6 +85,7 @@ def test_first_frame_gives_depth_only_and_the_next_ones_motion(
     assert second.confidence.shape == frames[1].image.shape[:2]
     assert 0 <= second.confidence.min() <= second.confidence.max() <= 1
     assert list(second.timings) == [
+        "judge",
         "preprocess",
         "encode",
         "teacher_pose",

@@ -103,14 +103,29 @@ def test_some_may_wait_after_a_change_of_size() -> None:
         assert account.failed_checks() == failures
 
 
-def test_to_drop_everything_is_no_answer() -> None:
-    account, number = Account(), LONGEST_SILENCE + 4
-    account.begin({})
+def silence(looks: list[tuple[int, int]]) -> list[str]:
+    """What is said of a stretch whose looks saw so many images answered and dropped."""
+    account = Account()
+    account.begin(BEFORE)
     assert account.stretch is not None
-    account.stretch.good.update(dict.fromkeys(range(number + 1)))
-    account.stretch.heard[0] = 1
-    account.end({"received": number + 1, "answered": 1, "dropped": number})
-    assert account.failed_checks() == ["good images in a row without an answer (4)"]
+    counts = Counter(BEFORE)
+    for answered, dropped in looks:
+        stamps = range(counts["received"], counts["received"] + answered + dropped)
+        account.stretch.good.update(dict.fromkeys(stamps))
+        account.stretch.heard.update(stamps[:answered])
+        counts.update(answered=answered, dropped=dropped, received=len(stamps))
+        account.stretch.look(counts)
+    account.end(counts)
+    return account.failed_checks()
+
+
+def test_to_drop_everything_is_no_answer() -> None:
+    assert silence([(1, 0), *[(0, 5)] * (LONGEST_SILENCE + 4)]) == ["seconds of dropping all that came (4)"]
+    assert silence([*[(0, 5)] * LONGEST_SILENCE, (1, 0), *[(0, 5)] * LONGEST_SILENCE]) == []
+
+
+def test_a_burst_that_dds_held_back_is_no_silence_of_the_node() -> None:
+    assert silence([(5, 0), *[(0, 0)] * 9, (1, 49), (5, 0)]) == []
 
 
 def test_reconnections_are_measured_and_have_an_end() -> None:

@@ -35,6 +35,7 @@ from dualrefine_ros.ros.parameters import changed, declare
 from dualrefine_ros.ros.services import Services
 from dualrefine_ros.ros.speed import SpeedInput
 from dualrefine_ros.ros.statistics import Statistics
+from dualrefine_ros.ros.threads import compute_alone, compute_with
 from dualrefine_ros.ros.tracker import Tracker
 from dualrefine_ros.ros.worker import Worker
 
@@ -47,17 +48,23 @@ class VoNode(LifecycleNode):
 
     Args:
         make_engine: from the parameters; raises a DualRefineError where they cannot be met.
+        threads: with which PyTorch works on images; None leaves that to PyTorch.
         options: of :class:`rclpy.node.Node`.
     """
 
-    def __init__(self, make_engine: Callable[[NodeConfig], Engine] = load_engine, **options: Any) -> None:
+    def __init__(
+        self,
+        make_engine: Callable[[NodeConfig], Engine] = load_engine,
+        threads: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__("vo_node", **options)
         self.config = declare(self, NodeConfig)
         self.add_on_set_parameters_callback(self._on_parameters)
         self.statistics = Statistics()
         self.failure: str | None = None  # why configuring failed
         self.crash: BaseException | None = None  # a defect; the process ends with it
-        self._make_engine = make_engine
+        self._make_engine, self._threads = make_engine, threads
         # while configured
         self.engine: Engine | None = None
         self.tracker: Tracker | None = None
@@ -156,8 +163,10 @@ class VoNode(LifecycleNode):
     def _activate(self) -> None:
         assert self.tracker is not None
         assert self._diagnostics is not None
-        tracker = self.tracker
-        self.worker = Worker(lambda pair: tracker.process(*pair))
+        tracker, threads = self.tracker, self._threads
+        self.worker = Worker(
+            lambda pair: tracker.process(*pair), lambda: None if threads is None else compute_with(threads)
+        )
         self.intake = Intake(self, lambda: self.config, self.worker.mailbox, self.statistics, self._camera)
         self.intake.paused = self._paused
         self._diagnostics.activated()
@@ -210,7 +219,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     try:
         _init(args)
-        node = VoNode()
+        node = VoNode(threads=compute_alone())
         if node.config.autostart:
             start(node)
         return spin(node)

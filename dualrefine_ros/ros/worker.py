@@ -48,17 +48,19 @@ class Worker(Generic[Item]):
     Args:
         handle: called with each item taken. What it raises ends the thread and is kept in ``error``, so
             that whoever started it can tell the world instead of falling silent.
+        prepare: called first, in the thread.
     """
 
-    def __init__(self, handle: Callable[[Item], None]) -> None:
+    def __init__(self, handle: Callable[[Item], None], prepare: Callable[[], None] = lambda: None) -> None:
         self.mailbox: Mailbox[Item] = Mailbox()
         self.error: BaseException | None = None
-        self._handle = handle
+        self._handle, self._prepare = handle, prepare
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
+            self._prepare()
             while (item := self.mailbox.take()) is not None:
                 self._handle(item)
         except Exception as error:

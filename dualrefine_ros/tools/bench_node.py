@@ -22,12 +22,13 @@ from tqdm import tqdm
 from dualrefine_ros.benchmark.cases import CAMERA, moving_frames
 from dualrefine_ros.frame import Frame
 from dualrefine_ros.ros.conversions import camera_info_message, rgb_image
+from dualrefine_ros.tools.dds import set_up_dds
 from dualrefine_ros.tools.demo import NodeProcess
 from dualrefine_ros.tools.demo_player import FRAME_PATIENCE, RELIABLE, START_PATIENCE, DemoError
 
 WARM_UP = 3  # images that are not counted
 ASK_AFTER = 0.02  # seconds from sending an image to asking: the network is busy then
-_SPIN = 0.0005
+_SPIN = 0.2  # seconds without news after which to look whether the node lives: to poll would cost it a core
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def measure_node(log: Path, network: str, iterations: int, repeats: int) -> Node
     """
     parameters: dict[str, Any] = {"iterations": iterations, "assume_optical_at_base": True}
     parameters["checkpoint" if Path(network).suffix else "random_network"] = network
+    set_up_dds()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with NodeProcess(log, parameters) as process:
@@ -128,8 +130,7 @@ class _Client:
         image.header.stamp = info.header.stamp = self._node.get_clock().now().to_msg()
         self._infos.publish(info)
         self._images.publish(image)
-        end = time.monotonic() + ASK_AFTER
-        self._spin(lambda: time.monotonic() > end, FRAME_PATIENCE, "")
+        time.sleep(ASK_AFTER)
         asked = time.monotonic()
         answer = self._pause.call_async(SetBool.Request(data=False))
         self._spin(answer.done, FRAME_PATIENCE, "The service ~/pause has not answered")

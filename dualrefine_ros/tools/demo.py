@@ -22,9 +22,9 @@ from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.model import PRESETS
 from dualrefine_ros.odometry import OdometryConfig, resolve_device
+from dualrefine_ros.tools.dds import set_up_dds
 from dualrefine_ros.tools.demo_player import BASE_FRAME, T_BASE_CAM, DemoError, Player
 from dualrefine_ros.tools.demo_report import FILES, write_results
-from dualrefine_ros.tools.own_domain import take_own_domain
 
 BUNDLED_CLIP = Path("clips/kitti_0001")
 NODE_LOG = "vo_node.log"
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM too, so that the node never outlives the demo
         signal.signal(number, interruption)
-    print(f"ROS_DOMAIN_ID is {take_own_domain()}: set it likewise to look on.")
+    print(f"ROS_DOMAIN_ID is {set_up_dds()}: set it likewise to look on.")
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = NodeProcess(args.out / NODE_LOG, _node_parameters(args))
 

@@ -28,9 +28,9 @@ from tqdm import tqdm
 from dualrefine_ros.data.source import open_source
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.plots import new_axes, new_figure, save
+from dualrefine_ros.tools.dds import set_up_dds
 from dualrefine_ros.tools.demo import BUNDLED_CLIP, NodeProcess
 from dualrefine_ros.tools.demo_player import BASE_FRAME, START_PATIENCE, DemoError
-from dualrefine_ros.tools.own_domain import take_own_domain
 from dualrefine_ros.tools.soak_robot import DEPTH, SoakRobot
 
 MEMORY_PERIOD = 2.0  # seconds between looks at the memory
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     frames = list(source.frames(range(len(source))))
     args.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the node never outlives the soak
-    take_own_domain()
+    set_up_dds()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     robot = SoakRobot(frames, np.random.default_rng(args.seed))
     node = NodeProcess(args.out / "vo_node.log", _parameters(args))

@@ -27,7 +27,7 @@ from typing import Any
 
 from dualrefine_ros.ros.statistics import ENDS
 
-LONGEST_SILENCE = 25  # good images in a row without an answer: a node that drops all it gets is no help
+LONGEST_SILENCE = 5  # looks at the node, a second apart: one that drops all it gets is no help
 WAITING_FOR_SIZE = 15  # good images that may wait in vain for each change of size: some three seconds
 LONGEST_RECONNECTION = 30.0  # seconds
 
@@ -43,6 +43,8 @@ class Stretch:
         paused: number of images sent while the node was told to skip them.
         size_changes: how often a good image or its calibration had another size than the one before.
         heard: how often each stamp was answered.
+        silence: the longest run of looks in which the node dropped images and answered none. It is measured
+            at the node, because DDS may hold images back for seconds and deliver them at once.
     """
 
     before: Counter[str]
@@ -51,6 +53,23 @@ class Stretch:
     paused: int = 0
     size_changes: int = 0
     heard: Counter[int] = field(default_factory=Counter)
+    silence: int = 0
+    _silent: int = 0  # looks, now
+    _seen: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._seen = self.before
+
+    def look(self, counts: Mapping[str, int]) -> None:
+        """A second has passed, and these are the node's counts."""
+        gain = Counter(counts)
+        gain.subtract(self._seen)
+        self._seen = Counter(counts)
+        if gain["answered"]:
+            self._silent = 0
+        elif gain["dropped"]:
+            self._silent += 1
+            self.silence = max(self.silence, self._silent)
 
     @property
     def sent(self) -> int:
@@ -93,16 +112,9 @@ class Stretch:
                 0, gain["waiting"] - self.bad - WAITING_FOR_SIZE * self.size_changes
             ),
             "images that the device failed on": gain["failed"],
-            "good images in a row without an answer": max(0, self._silence() - LONGEST_SILENCE),
+            "seconds of dropping all that came": max(0, self.silence - LONGEST_SILENCE),
         }
         return self.on_their_way(counts) | {name: number for name, number in wrong.items() if number}
-
-    def _silence(self) -> int:
-        longest = run = 0
-        for stamp in self.good:
-            run = 0 if stamp in self.heard else run + 1
-            longest = max(longest, run)
-        return longest
 
 
 @dataclass

@@ -291,7 +291,10 @@ class SoakRobot:
             self.diagnostics[part] = {pair.key: pair.value for pair in status.values}
             if part == "input":
                 values = self.diagnostics[part]
-                self._looks = [*self._looks[-1:], Counter({k: int(values[k]) for k in ("received", *ENDS)})]
+                counts = Counter({k: int(values[k]) for k in ("received", *ENDS)})
+                self._looks = [*self._looks[-1:], counts]
+                if self.account.stretch is not None:
+                    self.account.stretch.look(counts)
 
 
 def _all_ended(counts: Counter[str]) -> bool:
