@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,41 @@ def test_nothing_but_a_trajectory_is_overwritten(tmp_path: Path) -> None:
             save_trajectory(str(tmp_path / name) if name else "", TRAJECTORY)
     assert diary.read_text() == "Dear diary\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["diary.txt", "folder.txt", "link.txt"]
+
+
+UNWRITABLE = ("~nobody1/x.txt", "/etc/passwd/x.txt", f"/tmp/{'a' * 300}.txt", "/proc/x.txt")
+
+
+@pytest.mark.parametrize("name", UNWRITABLE)
+def test_a_path_that_cannot_be_written_is_refused_in_a_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be written .*: name another trajectory_file\.$"):
+        save_trajectory(name, TRAJECTORY)
+
+
+def test_a_folder_of_somebody_else_is_refused_in_a_sentence() -> None:
+    """In a process of its own: it gives up root's rights, should it have them."""
+    program = (
+        "import os\n"
+        "from test_node_services import ConfigError, TRAJECTORY, save_trajectory\n"
+        "os.seteuid(65534) if os.geteuid() == 0 else None\n"
+        "try:\n    save_trajectory('/root/x.txt', TRAJECTORY)\n"
+        "except ConfigError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    assert "cannot be written" in done.stdout
+
+
+def test_the_node_survives_paths_that_cannot_be_written(robot, make_node) -> None:
+    node = make_node()
+    robot.publish_camera_info()
+    robot.drive([1])
+    for name in UNWRITABLE:
+        assert node.set_parameters([Parameter("trajectory_file", value=name)])[0].successful
+        answer = robot.call("vo_node/save_trajectory", Trigger)
+        assert not answer.success
+        assert "name another trajectory_file" in answer.message
+    robot.drive([2])
 
 
 @given(st.text(max_size=40))

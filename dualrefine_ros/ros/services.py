@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,19 +105,23 @@ def save_trajectory(file: str, trajectory: Trajectory) -> Path:
     """
     if not file:
         raise ConfigError("Set the parameter trajectory_file to the file that the trajectory goes to.")
-    path = Path(file).expanduser()
+    path = Path(file)
     if "\0" in file or path.suffix not in SUFFIXES:
         raise ConfigError(f"trajectory_file must end in {' or '.join(SUFFIXES)}, not be {file!r}.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary: Path | None = None
     try:
+        path = path.expanduser()  # a RuntimeError where there is no such user
         if path.is_symlink() or (path.exists() and not _is_trajectory(path)):
             raise ConfigError(
                 f"{path} exists and is no trajectory: it is not overwritten, name another file."
             )
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         write_tum(temporary, trajectory)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):  # where nothing can be written, nothing is left either
+                temporary.unlink()
         raise ConfigError(f"{path} cannot be written ({error}): name another trajectory_file.") from error
     return path
 
