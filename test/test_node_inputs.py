@@ -191,6 +191,20 @@ def test_the_calibration_of_an_earlier_image_decides_nothing(engine, robot, make
     assert "An image of 32x48 waited in vain for its calibration; /camera_info is" in capfd.readouterr().err
 
 
+def test_an_image_of_before_1970_is_refused_and_survived(engine, robot, make_node) -> None:
+    """ROS's own clock types know no such time: TF cannot be asked for it."""
+    node = make_node(assume_optical_at_base=False)
+    robot.publish_extrinsics()
+    robot.publish_camera_info()
+    robot.drive([SECOND])
+    robot.publish_image(-SECOND)
+    robot.wait(lambda: node.statistics.counts["refused"] == 1 or node.error, "the refusal")
+    assert node.error is None
+    assert "It is stamped -1.000000000 s" in node.statistics.problems["refused"][1]
+    robot.drive([2 * SECOND])
+    assert engine.seen == [SECOND, 2 * SECOND]
+
+
 def stamp_ns(message) -> int:
     return stamp_to_ns(message.header.stamp)
 

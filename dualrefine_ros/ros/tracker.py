@@ -89,10 +89,8 @@ class Tracker:
     def process(self, image: Image | CompressedImage, info: CameraInfo) -> None:
         """Answer one image, or count and say why not."""
         config, stamp_ns = self._config(), stamp_to_ns(image.header.stamp)
-        if self._seen_ns is not None and stamp_ns < self._seen_ns:
-            self._extrinsics.forget()
-        self._seen_ns = stamp_ns
         try:
+            self._see_stamp(stamp_ns)
             T_base_cam = self._extrinsics.lookup(image.header)
             frame = self._camera.frame(image, info)
             self._expect_new(frame.stamp_ns)
@@ -113,6 +111,20 @@ class Tracker:
         self._outputs.publish_motion(image.header, motion, config)
         self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
         self._account(frame.stamp_ns, estimate)
+
+    def _see_stamp(self, stamp_ns: int) -> None:
+        """Know the time; where it went back, TF begins anew.
+
+        Raises:
+            InputError: it is before 1970, which no clock of ROS can be.
+        """
+        if stamp_ns < 0:
+            raise InputError(
+                f"It is stamped {stamp_ns / NANOSECONDS:.9f} s, before 1970: mend its driver's clock."
+            )
+        if self._seen_ns is not None and stamp_ns < self._seen_ns:
+            self._extrinsics.forget()
+        self._seen_ns = stamp_ns
 
     def _prepare(self, config: NodeConfig, T_base_cam: Matrix) -> None:
         if config != self._applied:
