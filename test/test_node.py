@@ -173,6 +173,9 @@ def test_what_is_missing_or_unusable_is_named_and_survived(robot: Robot, start) 
         ("device:=3", "Parameter 'device' must be text"),
         ("precision:=int8", "must be one of float32, bfloat16, float16, not 'int8'"),
         ("odometry_topic:=a b", "Invalid topic name"),
+        ("qos_overrides./front/odometry.publisher.reliability:=foo", "`foo`): correct them."),
+        ("qos_overrides./front/path.publisher.depth:=-1", "'qos_overrides./front/path.*'"),
+        ("qos_overrides./front/image.subscription.depth:=many", "'qos_overrides./front/image.*'"),
     ],
 )
 def test_bad_settings_end_with_one_line_and_status_2(start, argument: str, sentence: str) -> None:

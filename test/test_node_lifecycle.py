@@ -55,6 +55,15 @@ def test_the_whole_life(engine, robot, make_node) -> None:
     assert node.engine is None
 
 
+def test_a_transition_that_is_not_possible_is_refused_and_survived(robot, make_node) -> None:
+    """As a lifecycle manager asks for one that configures a node which has started by itself."""
+    make_node()
+    assert not change(robot, Transition.TRANSITION_CONFIGURE)
+    assert state(robot) == State.PRIMARY_STATE_ACTIVE
+    robot.publish_camera_info()
+    robot.drive([1])
+
+
 def test_a_bad_checkpoint_is_a_failure_to_configure_with_its_reason(engine, robot, capfd) -> None:
     answers = [CheckpointError("weights.safetensors is damaged: download it again."), None]
 

@@ -23,7 +23,7 @@ from dualrefine_ros.frame import Status
 from dualrefine_ros.odometry import OdometryConfig
 from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.engine import engine_config
-from dualrefine_ros.ros.node import VoNode, spin, start
+from dualrefine_ros.ros.node import VoNode
 from dualrefine_ros.ros.parameters import ros_name
 from dualrefine_ros.ros.threads import compute_alone, compute_with
 from dualrefine_ros.ros.worker import Mailbox, Worker
@@ -262,18 +262,6 @@ def test_odometry_is_that_of_the_base(engine, robot, make_node) -> None:
     # on an arc of a quarter turn, whose chord is (0.3, -0.3), the body's velocity is constant
     radius = np.hypot(0.3, 0.3) / (2 * np.sin(np.pi / 4))
     assert np.hypot(twist.linear.x, twist.linear.y) == pytest.approx(radius * np.pi / 2)
-
-
-def test_an_error_that_should_not_happen_ends_the_node(engine, robot) -> None:
-    """Falling silent would be worse; in a real executor, until the exit status."""
-    overrides = [Parameter("assume_optical_at_base", value=True)]
-    engine.failures[7] = ZeroDivisionError("a bug")
-    node = VoNode(lambda _: engine, parameter_overrides=overrides)
-    start(node)
-    robot.wait(lambda: robot.images.get_subscription_count(), "the node's subscriptions")
-    robot.publish_camera_info()
-    robot.publish_image(7)
-    assert spin(node) == 1
 
 
 def test_a_mailbox_keeps_the_newest() -> None:

@@ -12,6 +12,8 @@ from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
+from dualrefine_ros.ros.parameters import qos_of
+
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble has it elsewhere
@@ -91,13 +93,14 @@ class Input:
 
     def _subscribe(self) -> Subscription:
         self._deaf_since = time.monotonic()
-        return self._node.create_subscription(
-            *self._arguments,
-            QoSProfile(depth=DEPTH, reliability=self._reliability),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
-            # Reliability is the parameter image_qos: an override of ROS's could not follow the publisher
-            qos_overriding_options=QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)),
-        )
+        with qos_of(self._node, self._arguments[1]):
+            return self._node.create_subscription(
+                *self._arguments,
+                QoSProfile(depth=DEPTH, reliability=self._reliability),
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+                # Reliability is the parameter image_qos: an override of ROS's could not follow the publisher
+                qos_overriding_options=QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)),
+            )
 
     def _on_incompatible_qos(self, _: Any) -> None:
         if self._qos != "auto":  # which is about to follow

@@ -30,6 +30,7 @@ from dualrefine_ros.ros.diagnostics import Diagnostics
 from dualrefine_ros.ros.engine import Engine, engine_config, load_engine
 from dualrefine_ros.ros.extrinsics import Extrinsics
 from dualrefine_ros.ros.intake import Intake, Pair
+from dualrefine_ros.ros.lifecycle import refuse_impossible_transitions
 from dualrefine_ros.ros.outputs import Outputs
 from dualrefine_ros.ros.parameters import changed, declare
 from dualrefine_ros.ros.services import Services
@@ -61,6 +62,7 @@ class VoNode(LifecycleNode):
         super().__init__("vo_node", **options)
         self.config = declare(self, NodeConfig)
         self.add_on_set_parameters_callback(self._on_parameters)
+        refuse_impossible_transitions(self)
         self.statistics = Statistics()
         self.failure: str | None = None  # why configuring failed
         self.crash: BaseException | None = None  # a defect; the process ends with it
@@ -238,14 +240,17 @@ def _init(args: Sequence[str] | None) -> None:
 
 
 def start(node: VoNode) -> None:
-    """Configure and activate.
+    """Configure and activate; a defect on the way is left in ``node.error``.
 
     Raises:
         ConfigError: it cannot be configured.
     """
     for trigger in (node.trigger_configure, node.trigger_activate):
-        if trigger() is TransitionCallbackReturn.FAILURE:
+        outcome = trigger()
+        if outcome is TransitionCallbackReturn.FAILURE:
             raise ConfigError(node.failure or "The node cannot be configured.")
+        if outcome is not TransitionCallbackReturn.SUCCESS:
+            return
 
 
 def spin(node: VoNode) -> int:
@@ -256,9 +261,9 @@ def spin(node: VoNode) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not stop.is_set() and node.error is None:
-        executor.spin_once(timeout_sec=SIGNAL_PERIOD)
+        _attempt(node, lambda: executor.spin_once(timeout_sec=SIGNAL_PERIOD))
+    _attempt(node, node.close)
     error = node.error
-    node.close()
     if error is not None:
         text = "".join(traceback.format_exception(error))
         node.get_logger().fatal(f"Stopped by an error that should not happen; please report it:\n{text}")
@@ -266,6 +271,14 @@ def spin(node: VoNode) -> int:
     node.destroy_node()
     rclpy.shutdown()
     return EXIT_CRASH if error is not None else 0
+
+
+def _attempt(node: VoNode, step: Callable[[], None]) -> None:
+    """Take a step; what it raises is the node's crash, unless there was one before."""
+    try:
+        step()
+    except Exception as error:
+        node.crash = node.error or error
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.conversions import pose_message, transform_message, twist_message
 from dualrefine_ros.ros.depth_messages import confidence_image, depth_image, depth_image_16u, point_cloud
 from dualrefine_ros.ros.extrinsics import WatchingBuffer
+from dualrefine_ros.ros.parameters import qos_of
 
 OVERRIDABLE = (
     QoSPolicyKind.HISTORY,
@@ -61,9 +62,11 @@ class Outputs:
         self._poses: deque[PoseStamped] = deque(maxlen=config.path_length)
 
     def _publisher(self, kind: type, topic: str) -> Any:
-        publisher = self._node.create_publisher(
-            kind, topic, QoSProfile(depth=10), qos_overriding_options=QoSOverridingOptions(OVERRIDABLE)
-        )
+        overriding = QoSOverridingOptions(OVERRIDABLE)
+        with qos_of(self._node, topic):
+            publisher = self._node.create_publisher(
+                kind, topic, QoSProfile(depth=10), qos_overriding_options=overriding
+            )
         self._publishers.append(publisher)
         return publisher
 

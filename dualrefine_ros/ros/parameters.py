@@ -10,12 +10,13 @@ config = changed(config, [Parameter("rate", value=5.0)])  # in the node's callba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -113,6 +114,23 @@ def _what_is_allowed(item: Field[Any]) -> str:
     if specification.minimum is None:
         return kind
     return f"{kind} from {specification.minimum:g} to {specification.maximum:g}"
+
+
+@contextmanager
+def qos_of(node: Node, topic: str) -> Iterator[None]:
+    """Where a publisher or subscription is made with overrides of its QoS.
+
+    Raises:
+        ConfigError: one of the topic's parameters ``qos_overrides.*`` cannot be used.
+    """
+    try:
+        yield
+    except (ParameterException, AssertionError, RuntimeError, TypeError, ValueError) as error:  # rclpy's all
+        name = node.resolve_topic_name(topic)
+        raise ConfigError(
+            f"The topic {name} cannot be used with its parameters 'qos_overrides.{name}.*' ({error}): "
+            "correct them."
+        ) from error
 
 
 def changed(config: Config, parameters: Iterable[Parameter]) -> Config:
