@@ -31,6 +31,7 @@ from dualrefine_ros.model import ModelConfig, random_model
 from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.observation import Observation, ObservedMotion, Remembered
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
+from dualrefine_ros.ros.base_odometry import T_BASE_OPTICAL, BaseOdometry
 from dualrefine_ros.scale import ScaleConfig
 
 SIDES = (96, 64)
@@ -294,6 +295,40 @@ def test_it_recovers_by_itself_where_the_scene_is_another(make: Callable[..., Ro
     assert found.prev_stamp_ns == lost[1].stamp_ns
     assert_at(found, walked(3))
     assert np.trace(found.pose_covariance) > np.trace(lost[1].pose_covariance)
+
+
+@pytest.mark.parametrize("lost_for", [1, 2, 3, 30])
+def test_the_twist_after_being_lost_is_that_of_the_motion_that_was_seen(
+    make: Callable[..., Robot], lost_for: int
+) -> None:
+    """5 m/s ahead and a slow turn, whichever frame the found one is matched with."""
+    robot, base = make(), BaseOdometry()
+    for estimate in robot.drive(5):
+        before = base.update(estimate, T_BASE_OPTICAL)
+    robot.script.agreement = 0.0
+    for estimate in robot.drive(lost_for):
+        lost = base.update(estimate, T_BASE_OPTICAL)
+    robot.script.agreement = 0.8
+    across = 1 + lost_for % 2  # every second lost frame is one to match with
+    robot.script.xi = across * FORWARD
+    found = base.update(robot.see(), T_BASE_OPTICAL)
+    assert lost.twist_covariance[0, 0] >= 100
+    np.testing.assert_allclose(before.twist, [5, 0, 0, 0, 0, -0.1], atol=1e-9)
+    np.testing.assert_allclose(found.twist, before.twist, atol=1e-9)
+    if across == 1:
+        np.testing.assert_allclose(found.twist_covariance, before.twist_covariance, rtol=1e-6)
+
+
+def test_the_first_twist_after_standing_is_not_that_of_the_stand(make: Callable[..., Robot]) -> None:
+    """The engine matches with the frame before it stood, ten seconds ago; the motion is of the last tenth."""
+    robot, base = make(), BaseOdometry()
+    robot.script.flow = 0.05
+    for estimate in robot.drive(100):
+        base.update(estimate, T_BASE_OPTICAL)
+    robot.script.flow = 3.0
+    moving = robot.see()
+    assert moving.prev_stamp_ns == TENTH
+    np.testing.assert_allclose(base.update(moving, T_BASE_OPTICAL).twist, [5, 0, 0, 0, 0, -0.1], atol=1e-9)
 
 
 def test_being_lost_for_long_says_so(make: Callable[..., Robot]) -> None:

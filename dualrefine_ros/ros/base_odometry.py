@@ -32,7 +32,8 @@ class BaseMotion:
     Args:
         stamp_ns: of the image.
         T_odom_base: (4, 4) pose of the base in the odometry frame, metres.
-        twist: (6,) velocity seen from the base, m/s then rad/s, the mean since the previous image.
+        twist: (6,) velocity seen from the base, m/s then rad/s, the mean since the previous image that is not
+            lost, or a later one that this image was matched with.
         pose_covariance: (6, 6) in the odometry frame, as ROS means it (x y z roll pitch yaw).
         twist_covariance: (6, 6) in the base.
     """
@@ -95,12 +96,16 @@ class BaseOdometry:
         return T_world_cam, moved(moved(covariance, about_origin), T_world_odom)
 
     def _twist(self, estimate: Estimate, T_odom_base: Matrix, T_base_cam: Matrix) -> tuple[Matrix, Matrix]:
-        """Mean velocity (6,) since the previous image, and its covariance (6, 6)."""
+        """Mean velocity (6,) and its covariance (6, 6); see :class:`BaseMotion`."""
         unknown = UNKNOWN * np.eye(6)
         previous = self._previous
         if previous is None or estimate.stamp_ns <= previous.stamp_ns:  # the stamps went back
             return np.zeros(6), unknown
-        dt = (estimate.stamp_ns - previous.stamp_ns) / NANOSECONDS
+        # Lost for long, the engine begins anew with a lost frame: nobody knows the motion before that one. Of
+        # an earlier one (while the camera stood, or for min_flow) only what is new since the last image
+        # counts.
+        since_ns = max(previous.stamp_ns, estimate.prev_stamp_ns or 0)
+        dt = (estimate.stamp_ns - since_ns) / NANOSECONDS
         xi = se3_log(inverse(previous.T_odom_base) @ T_odom_base)
         if estimate.covariance is None:
             return xi / dt, unknown
