@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from PIL import Image
 
 from dualrefine_ros.model import ModelConfig
 from dualrefine_ros.training.batch import TripletBatch
+from dualrefine_ros.training.datamodule import Recording, TripletData
+from dualrefine_ros.training.initialisation import InitialWeights
+from dualrefine_ros.training.module import DualRefineTraining, ScheduleConfig
 
 TINY = ModelConfig(depth_backbone="lcnet_050", pose_backbone="lcnet_050", height=64, width=96)
+SCHEDULE = ScheduleConfig(learning_rate=1e-3, teacher_until_epoch=1, frozen_from_epoch=2, warmup_steps=2)
 INTRINSICS = (60.0, 60.0, 47.5, 31.5)  # of the drive below, at its size
 
 
@@ -49,3 +55,41 @@ def batch_of(count: int, seed: int = 0) -> TripletBatch:
     ]
     images = torch.from_numpy(np.array(triplets)).permute(0, 1, 4, 2, 3).contiguous()
     return TripletBatch(images, images, torch.tensor([INTRINSICS]).expand(count, 4))
+
+
+def data(drive: Path, **options: Any) -> TripletData:
+    """To train and validate on a drive."""
+    return TripletData(
+        train=[Recording(drive)],
+        validate=[Recording(drive)],
+        height=TINY.height,
+        width=TINY.width,
+        batch_size=2,
+        cache=drive.parent / "cache",
+        **{"workers": 0, **options},
+    )
+
+
+def module(**options: Any) -> DualRefineTraining:
+    """A run of the tiny network from chance; an epoch of each phase unless told otherwise."""
+    return DualRefineTraining(
+        TINY, initial=InitialWeights(imagenet=False), **{"schedule": SCHEDULE, **options}
+    )
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, epochs: int = 3, **options: Any) -> pl.Trainer:
+    """A trainer that says nothing, logs nothing and does not validate."""
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        gradient_clip_val=0.1,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=list(callbacks),
+        **{"limit_val_batches": 0, **options},
+    )

@@ -125,7 +125,7 @@ class DualRefineTraining(pl.LightningModule):
         result = training_step(self.model, batch, self.recipe, self.phase, generator)
         self.trainer.datamodule.position = (self.current_epoch, batch_idx + 1)  # type: ignore[attr-defined]
         self.latest = (batch, result)
-        self._failed |= result.refined is not None and bool(result.refined.failed.any())
+        self._failed |= result.failed
         total = result.losses.total
         self.log("loss", total, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in result.losses.terms.items()})

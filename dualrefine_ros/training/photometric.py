@@ -18,6 +18,8 @@ _C1, _C2 = 0.01**2, 0.03**2  # of SSIM, for images in [0, 1]
 def warp(image_source: Tensor, depth: Tensor, T_source_cur: Tensor, intrinsics: Tensor) -> Tensor:
     """The source image as the current camera would see it, its border continued outwards.
 
+    Where depth or pose is not a number, some place of the image: whoever made them has to look.
+
     Args:
         image_source: (B, 3, H, W).
         depth: (B, 1, H, W) metres, of the current frame.
@@ -28,7 +30,8 @@ def warp(image_source: Tensor, depth: Tensor, T_source_cur: Tensor, intrinsics: 
         (B, 3, H, W).
     """
     pixels = project(transform(T_source_cur, back_project(depth, intrinsics)), intrinsics)
-    grid = sampling_grid(pixels, *depth.shape[-2:])
+    # a NaN would read outside of the image: on the CPU the backward pass of torch 2.14 crashes
+    grid = sampling_grid(pixels, *depth.shape[-2:]).nan_to_num()
     return grid_sample(image_source, grid, padding_mode="border", align_corners=False)
 
 

@@ -21,6 +21,16 @@ class StepResult:
     teacher: TeacherOutputs
     refined: RefinedOutputs | None
 
+    @property
+    def failed(self) -> bool:
+        """Whether a pose could not be solved, or an estimate is not finite: the losses need not show it."""
+        estimates = [*self.teacher.disparities.values(), self.teacher.T_prev_cur, self.teacher.T_next_cur]
+        bad = torch.zeros((), dtype=torch.bool, device=self.losses.total.device)
+        if self.refined is not None:
+            estimates += [*self.refined.disparities.values(), self.refined.T_prev_cur]
+            bad = self.refined.failed.any()
+        return bool(bad | ~torch.stack([estimate.isfinite().all() for estimate in estimates]).all())
+
 
 def training_step(
     model: DualRefine,
