@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from dualrefine_ros.covariance import Matrix, rest_covariance, scale_covariance, symmetric
+from dualrefine_ros.covariance import Matrix, moved, rest_covariance, scale_covariance, symmetric
 from dualrefine_ros.devices import attempt, free_cache, resolve_device
 from dualrefine_ros.errors import ConfigError, DeviceError
 from dualrefine_ros.frame import NANOSECONDS, Estimate, Frame, Status
@@ -82,10 +82,12 @@ class VisualOdometry:
 
         Args:
             T_world_cam: (4, 4).
-            covariance: (6, 6) of it, see :mod:`dualrefine_ros.covariance`; None: it is exact.
+            covariance: (6, 6) of it, see :mod:`dualrefine_ros.covariance`; None: it is exact, but for the
+                least deviations of the configuration, which always count.
         """
-        T, C = nearest_rigid(T_world_cam), self._start().covariance if covariance is None else covariance
-        pose, key = UncertainPose(T, C, T[:3, 3]), self._memory.key
+        T = nearest_rigid(T_world_cam)
+        C = moved(rest_covariance(self.config.covariance), T)
+        pose, key = UncertainPose(T, C if covariance is None else C + covariance, T[:3, 3]), self._memory.key
         if key is not None:
             T_last_key = np.linalg.inv(self._memory.pose.T_world_cam) @ key.pose.T_world_cam
             key = replace(key, pose=replace(pose, T_world_cam=T @ T_last_key))

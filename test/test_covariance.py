@@ -223,9 +223,7 @@ def test_always_positive_definite(xi: list[float], seconds: float, deviation: fl
         still_covariance(1e-3, seconds, c),
     ):
         assert np.array_equal(C, C.T)
-        eigenvalues = np.linalg.eigvalsh(C)
-        assert eigenvalues.min() > -1e-12 * eigenvalues.max()
-        assert (np.diag(C) > 0).all()
+        assert np.linalg.eigvalsh(C).min() > 0
 
 
 def test_shares_of_a_motion() -> None:

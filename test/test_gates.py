@@ -573,6 +573,29 @@ def test_set_pose(make: Callable[..., Robot]) -> None:
     assert estimate.status is Status.TRACKING
 
 
+@pytest.mark.parametrize("far", [0.0, 100.0, 1e7])
+@pytest.mark.parametrize("known", [np.zeros(6), np.array([0.25, 0.25, 0.0, 0.0, 0.0, 0.0685])])
+@pytest.mark.parametrize("flow", [0.05, 3.0])
+def test_nothing_is_known_exactly_because_somebody_says_so(
+    make: Callable[..., Robot], far: float, known: np.ndarray, flow: float
+) -> None:
+    """Neither by a covariance of zeros nor by RViz's, which knows x, y and yaw only."""
+    for driven in (0, 3):
+        robot, base = make(), BaseOdometry()
+        for estimate in robot.drive(driven):
+            base.update(estimate, T_BASE_OPTICAL)
+        T_odom_base = motion(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.7]))
+        T_odom_base[:2, 3] = far, -far
+        robot.odometry.set_pose(*base.placed(T_odom_base, np.diag(known), T_BASE_OPTICAL))
+        robot.script.flow = flow
+        for estimate in robot.drive(2):
+            published = base.update(estimate, T_BASE_OPTICAL).pose_covariance
+            least = OdometryConfig().covariance
+            assert np.diag(published)[:3].min() > 0.9 * least.least_translation**2
+            assert np.diag(published)[3:].min() > 0.9 * least.least_rotation**2
+            assert np.linalg.eigvalsh(published).min() > 0.5 * least.least_rotation**2
+
+
 def test_set_pose_while_standing(make: Callable[..., Robot]) -> None:
     robot = make(min_flow=2.0)
     robot.drive(2)

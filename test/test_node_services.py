@@ -170,7 +170,7 @@ def test_set_pose_moves_the_base_and_its_uncertainty(engine, robot, make_node) -
     np.testing.assert_allclose(covariance / scale, measured / scale, atol=0.08)
 
 
-@pytest.mark.parametrize("fault", ["frame", "position", "covariance", "asymmetric"])
+@pytest.mark.parametrize("fault", ["frame", "position", "far", "covariance", "asymmetric"])
 def test_a_pose_that_makes_no_sense_is_refused(engine, robot, make_node, capfd, fault: str) -> None:
     make_node()
     set_pose = robot.node.create_publisher(PoseWithCovarianceStamped, "set_pose", 10)
@@ -178,8 +178,7 @@ def test_a_pose_that_makes_no_sense_is_refused(engine, robot, make_node, capfd, 
     message = PoseWithCovarianceStamped()
     message.header.frame_id = "map" if fault == "frame" else "odom"
     message.pose.pose.orientation.w = 1.0
-    if fault == "position":
-        message.pose.pose.position.x = np.nan
+    message.pose.pose.position.x = {"position": np.nan, "far": 1e200}.get(fault, 0.0)
     covariance = np.eye(6)
     covariance[0, 1] = {"covariance": np.nan, "asymmetric": 0.5}.get(fault, 0.0)
     message.pose.covariance = covariance.ravel()

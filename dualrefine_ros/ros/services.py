@@ -18,6 +18,7 @@ from dualrefine_ros.ros.conversions import matrix_from_pose
 
 SUFFIXES = (".txt", ".tum")
 _LARGEST = 1e12  # variance that anybody can mean
+_FARTHEST = 1e7  # metres from the origin; farther, the numbers of a covariance lose their meaning
 Response = TypeVar("Response", Trigger.Response, SetBool.Response)
 
 
@@ -94,7 +95,13 @@ def pose_and_covariance(message: PoseWithCovarianceStamped, odom_frame: str) -> 
     symmetric = (np.abs(covariance) < _LARGEST).all() and np.allclose(covariance, covariance.T)
     if not symmetric or np.linalg.eigvalsh(covariance)[0] < -1e-9:
         raise MessageError("Its covariance is not finite, symmetric and positive.")
-    return matrix_from_pose(message.pose.pose), covariance
+    T_odom_base = matrix_from_pose(message.pose.pose)
+    distance = np.abs(T_odom_base[:3, 3]).max()
+    if distance > _FARTHEST:
+        raise MessageError(
+            f"It is {distance:.3g} m from the origin of '{odom_frame}'; {_FARTHEST:g} m is the most."
+        )
+    return T_odom_base, covariance
 
 
 def save_trajectory(file: str, trajectory: Trajectory) -> Path:
