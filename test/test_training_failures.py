@@ -115,10 +115,14 @@ class StateBefore(pl.Callback):
             self.changed = [k for k, v in self._before.items() if not torch.equal(after[k], v)]
 
 
+# an estimate, and what batch norms follow
+NAN_LAYERS = ("depth_decoder.disparity.2", "pose_teacher.pose2", "depth_backbone.net.conv_stem")
+
+
 @pytest.mark.parametrize(
     ("phase", "layer"),
     [
-        *((phase, layer) for phase in Phase for layer in ("depth_decoder.disparity.2", "pose_teacher.pose2")),
+        *((phase, layer) for phase in Phase for layer in NAN_LAYERS),
         (Phase.JOINT, "refiner.update_block.depth_head.conv2"),
         (Phase.FROZEN, "refiner.update_block.depth_head.conv2"),
     ],
@@ -131,10 +135,20 @@ def test_a_nan_of_the_forward_pass_is_a_failed_step(
     overflow = Overflow(run.model.get_submodule(layer), 1)
     trainer(tmp_path, state, overflow, epochs=1, enable_checkpointing=False).fit(run, data(drive))
     assert (run.failed_in_all, run.global_step) == (1, STEPS_AN_EPOCH)
-    parameters = dict(run.model.named_parameters())
-    assert state.changed is not None
-    assert not parameters.keys() & set(state.changed)
-    assert all(torch.isfinite(p).all() for p in parameters.values())
+    assert state.changed == []
+    assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+
+
+def test_a_failed_step_of_several_batches_leaves_the_statistics_of_before_all_of_them(
+    drive: Path, tmp_path: Path
+) -> None:
+    run = module(schedule=SCHEDULES[Phase.JOINT])
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    overflow = Overflow(run.model.get_submodule("depth_backbone.net.conv_stem"), 0)
+    options = {"accumulate_grad_batches": 3, "enable_checkpointing": False}
+    trainer(tmp_path, overflow, epochs=1, **options).fit(run, data(drive))
+    assert (run.failed_in_all, run.global_step) == (1, 1)
+    assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
 
 
 def test_a_step_whose_estimates_are_not_finite_says_so() -> None:

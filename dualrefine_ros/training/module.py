@@ -100,6 +100,7 @@ class DualRefineTraining(pl.LightningModule):
         self.latest: tuple[TripletBatch, StepResult] | None = None  # for whoever wants to look
         self._entered: Phase | None = None
         self._failed = False
+        self._statistics: list[Tensor] = []  # of the batch norms before this step
 
     @property
     def phase(self) -> Phase:
@@ -139,7 +140,7 @@ class DualRefineTraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients, or drop them where the step failed: the optimizer then changes nothing."""
+        """Clip the gradients, or drop them where the step failed: it then changes neither weights nor statistics."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -149,6 +150,9 @@ class DualRefineTraining(pl.LightningModule):
         self._count(failed)
         if failed:
             optimizer.zero_grad()
+            for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+                buffer.copy_(before)
+        self._statistics = []
 
     def _any_process(self, decision: bool) -> bool:
         """Whether it is so in any of the processes: all of them then do the same."""
@@ -162,11 +166,6 @@ class DualRefineTraining(pl.LightningModule):
             log.warning(
                 "Step %d left out: its loss is not finite or a pose could not be solved.", self.global_step
             )
-        if failed and self._any_process(not all(b.isfinite().all() for b in self.model.buffers())):
-            raise TrainingFailed(
-                "The batch statistics are no longer finite: go on from the latest checkpoint, with "
-                "trainer.precision=32-true or a lower learning rate."
-            )
         if self.failed_in_a_row >= self.schedule.max_failed_in_a_row:
             raise TrainingFailed(
                 f"{self.failed_in_a_row} steps in a row gave no usable gradient: go on from an earlier "
@@ -178,9 +177,14 @@ class DualRefineTraining(pl.LightningModule):
         return Adam(self.model.parameters(), self.schedule.learning_rate)
 
     def on_train_batch_start(self, batch: TripletBatch, batch_idx: int) -> None:
-        """Phase and learning rate of this step: functions of epoch and step, so nothing of them is saved."""
+        """Phase and learning rate of this step: functions of epoch and step, so nothing of them is saved.
+
+        What a step that fails would leave behind in the batch statistics is kept from before it.
+        """
         if self._entered is not self.phase:  # Lightning starts no epoch when it goes on within one
             self._enter_phase()
+        if not self._statistics:  # batches whose gradients are accumulated are one step
+            self._statistics = [buffer.clone() for buffer in self.model.buffers()]
         rate = self.schedule.rate(self.current_epoch, self.global_step)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
