@@ -77,6 +77,26 @@ def test_known_errors_on_a_straight_road() -> None:
     assert set(result.segments.lengths) == set(range(100, 900, 100))
 
 
+def test_the_spread_of_steps_that_are_long_enough() -> None:
+    """Ten steps of a metre, estimated as 0.9 and 1.1 in turns, and one too short to count."""
+    true_steps, steps = np.append(np.ones(10), 0.1), np.append(np.tile([0.9, 1.1], 5), 0.5)
+    truth, estimate = np.tile(np.eye(4), (2, 12, 1, 1))
+    truth[1:, 2, 3], estimate[1:, 2, 3] = np.cumsum(true_steps), np.cumsum(steps)
+    frames = np.arange(12)
+    result = evaluate_odometry(
+        Trajectory(estimate, frames=frames), Trajectory(truth, frames=frames), Alignment.NONE
+    )
+    assert result.scale_spread == pytest.approx(0.1)
+    errors = np.cumsum(np.append(0, steps)) - np.cumsum(np.append(0, true_steps))
+    assert result.ate_percent == pytest.approx(100 * np.sqrt((errors**2).mean()) / 10.1)
+
+
+def test_who_stands_still_has_neither() -> None:
+    still = Trajectory(np.tile(np.eye(4), (4, 1, 1)), frames=np.arange(4))
+    result = evaluate_odometry(still, still, Alignment.NONE)
+    assert (result.ate_percent, result.scale_spread) == (None, None)
+
+
 def test_scale_alignment_undoes_a_scale_and_nothing_else() -> None:
     truth = drive(300, turn=0.01)
     half = drive(300, step=0.5, turn=0.01)

@@ -6,6 +6,8 @@
 - ``ate`` (m): root mean square of the position errors (Sturm et al., "A Benchmark for the Evaluation of
   RGB-D SLAM Systems", IROS 2012).
 - ``rpe_m`` (m), ``rpe_deg`` (deg): mean error of the motion between consecutive poses.
+- ``scale_spread``: standard deviation over mean of estimated over true length of a step, of the steps in which
+  the camera moved. A monocular estimate whose scale drifts has a large one, whatever the alignment.
 
 Both trajectories are first expressed relative to their first common pose, then the estimate is aligned.
 """
@@ -27,6 +29,7 @@ SEGMENT_START_STEP = 10  # true poses
 # An estimate with more than this share of the true poses lacks the others; with less, it skips on purpose.
 COMPLETE = 0.75
 MAX_STAMP_DIFFERENCE = 0.01  # s
+MOVED = 0.2  # m, the least length of a step whose scale counts
 DRIFT_WINDOW = 50.0  # m, the most over which a local scale is measured
 
 FloatArray = npt.NDArray[np.float64]
@@ -84,6 +87,23 @@ class OdometryResult:
     rpe_m: float
     rpe_deg: float
 
+    @property
+    def ate_percent(self) -> float | None:
+        """``ate`` in % of the true path's length; None where the camera stood still."""
+        length = float(self.truth.distances()[-1])
+        return 100 * self.ate / length if length > 0 else None
+
+    @property
+    def scale_spread(self) -> float | None:
+        """See the module; None where the camera never moved, or nothing was estimated."""
+        estimated, true = (
+            np.linalg.norm(np.diff(trajectory.positions, axis=0), axis=1)
+            for trajectory in (self.estimate, self.truth)
+        )
+        moved = true > MOVED
+        ratios = estimated[moved] / true[moved]
+        return float(ratios.std() / ratios.mean()) if len(ratios) and ratios.mean() > 0 else None
+
     def figures(self) -> dict[str, Any]:
         """What is written to JSON files; None stands for a figure that does not exist."""
         return {
@@ -92,6 +112,8 @@ class OdometryResult:
             "ate": self.ate,
             "rpe_m": self.rpe_m,
             "rpe_deg": self.rpe_deg,
+            "ate_percent": self.ate_percent,
+            "scale_spread": self.scale_spread,
             "align": self.alignment.value,
             "frames": len(self.estimate),
             "length_m": float(self.truth.distances()[-1]),

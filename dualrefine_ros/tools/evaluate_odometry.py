@@ -43,8 +43,10 @@ COLUMNS = {  # figure: (heading, digits)
     "t_err": ("t_err [%]", 3),
     "r_err": ("r_err [deg/100m]", 3),
     "ate": ("ATE [m]", 3),
+    "ate_percent": ("ATE [%]", 3),
     "rpe_m": ("RPE [m]", 4),
     "rpe_deg": ("RPE [deg]", 4),
+    "scale_spread": ("spread", 3),
 }
 
 
