@@ -122,30 +122,19 @@ class MotionLimits:
             raise ConfigError(f"min_agreement must be in [-1, 1), not {self.min_agreement}.")
 
 
-def implausible(
-    T_prev_cur: npt.NDArray[np.float64],
-    seconds: float,
-    agreement: float,
-    agreement_at_rest: float,
-    limits: MotionLimits,
+def not_borne_out(
+    T_prev_cur: npt.NDArray[np.float64], agreement: float, agreement_at_rest: float, limits: MotionLimits
 ) -> str:
-    """Why a motion is not to be believed; empty where it is.
+    """Why a motion is not what the images show, whatever its scale; empty where it is.
 
     Args:
-        T_prev_cur: (4, 4), metres.
-        seconds: it took, positive.
+        T_prev_cur: (4, 4).
         agreement: see :func:`~dualrefine_ros.image_motion.agreement`, through the motion.
         agreement_at_rest: the same through no motion at all.
         limits: to keep to.
     """
     if not np.isfinite(T_prev_cur).all():
         return "The network gave a motion that is not finite."
-    speed = float(np.linalg.norm(T_prev_cur[:3, 3])) / seconds
-    rate = rotation_angle(T_prev_cur) / seconds
-    if speed > limits.max_speed:
-        return f"The motion is too fast ({speed:.1f} m/s; max_speed is {limits.max_speed:g})."
-    if rate > limits.max_rotation_rate:
-        return f"The turn is too fast ({rate:.1f} rad/s; max_rotation_rate is {limits.max_rotation_rate:g})."
     if agreement < limits.min_agreement:
         return (
             f"The images have nothing in common (agreement {agreement:.2f}; min_agreement is "
@@ -156,6 +145,23 @@ def implausible(
             f"The motion explains the images worse than standing still (agreement {agreement:.2f} to "
             f"{agreement_at_rest:.2f})."
         )
+    return ""
+
+
+def too_fast(T_prev_cur: npt.NDArray[np.float64], seconds: float, limits: MotionLimits) -> str:
+    """Why the robot cannot have moved like this; empty where it can.
+
+    Args:
+        T_prev_cur: (4, 4), finite, metres.
+        seconds: it took, positive.
+        limits: to keep to.
+    """
+    speed = float(np.linalg.norm(T_prev_cur[:3, 3])) / seconds
+    rate = rotation_angle(T_prev_cur) / seconds
+    if speed > limits.max_speed:
+        return f"The motion is too fast ({speed:.1f} m/s; max_speed is {limits.max_speed:g})."
+    if rate > limits.max_rotation_rate:
+        return f"The turn is too fast ({rate:.1f} rad/s; max_rotation_rate is {limits.max_rotation_rate:g})."
     return ""
 
 

@@ -15,7 +15,7 @@ from dualrefine_ros.covariance import (
     still_covariance,
 )
 from dualrefine_ros.frame import Status
-from dualrefine_ros.gates import implausible, is_still
+from dualrefine_ros.gates import is_still, not_borne_out, too_fast
 from dualrefine_ros.geometry.rigid import nearest_rigid
 from dualrefine_ros.observation import Observation, ObservedMotion
 from dualrefine_ros.odometry_config import OdometryConfig
@@ -30,12 +30,15 @@ class Verdict:
         cause: a sentence for the user; empty where all is well.
         T_prev_cur: (4, 4) in metres; None where there is none.
         covariance: (6, 6) of it, but for what the scale adds.
+        borne_out: whether the images bear out the motion that was seen, believed or too fast to be: its scale
+            may be what is wrong.
     """
 
     status: Status
     cause: str = ""
     T_prev_cur: Matrix | None = None
     covariance: Matrix | None = None
+    borne_out: bool = False
 
 
 def judge(
@@ -67,8 +70,10 @@ def judge(
     T[:3, 3] *= scale
     if is_still(motion.image_flow, was_still, config.still):
         return Verdict(Status.STATIONARY, "", np.eye(4), _still(seen, scale, config))
-    if cause := implausible(T, seconds, motion.agreement, motion.agreement_at_rest, config.limits):
+    if cause := not_borne_out(T, motion.agreement, motion.agreement_at_rest, config.limits):
         return Verdict(Status.LOST, cause)
+    if cause := too_fast(T, seconds, config.limits):
+        return Verdict(Status.LOST, cause, borne_out=True)
     T = nearest_rigid(T)
     angle = motion.implied_flow / seen.remembered.intrinsics.fx
     covariance, cause = _covariance(T, angle, motion, scale, config.covariance), ""
@@ -79,7 +84,7 @@ def judge(
     cause = cause or blurred
     if cause:
         covariance = covariance * config.covariance.unaligned_factor**2
-    return Verdict(Status.DEGRADED if cause else Status.TRACKING, cause, T, covariance)
+    return Verdict(Status.DEGRADED if cause else Status.TRACKING, cause, T, covariance, borne_out=True)
 
 
 def _covariance(T: Matrix, angle: float, motion: ObservedMotion, scale: float, c: CovarianceConfig) -> Matrix:

@@ -153,6 +153,10 @@ class VisualOdometry:
             seconds = (frame.stamp_ns - key.stamp_ns) / NANOSECONDS if key else 0.0
             blurred, alone = blur(look, config.images), trouble or cause
             verdict = judge(seen, seconds, scale.factor, memory.still, alone, blurred, config)
+            if key is not None and seen.motion is not None and verdict.borne_out:
+                T = seen.motion.T_prev_cur
+                distance, angle = float(np.linalg.norm(T[:3, 3])), rotation_angle(T)
+                self._scale.see_motion(key.stamp_ns, frame.stamp_ns, distance, angle)
         return self._chain(frame, look, verdict, scale, seen, clock)
 
     def _observe(self, frame: Frame, key: Keyframe | None, clock: StageClock) -> tuple[Observation, str]:
@@ -204,10 +208,6 @@ class VisualOdometry:
         if matched is not None and verdict.T_prev_cur is not None and verdict.covariance is not None:
             way = verdict.T_prev_cur[:3, 3]
             covariance = symmetric(verdict.covariance + scale_covariance(way, scale.deviation))
-            if seen is not None and seen.motion is not None and verdict.status is not Status.STATIONARY:
-                distance = float(np.linalg.norm(seen.motion.T_prev_cur[:3, 3]))
-                angle = rotation_angle(verdict.T_prev_cur)
-                self._scale.see_motion(matched.stamp_ns, frame.stamp_ns, distance, angle)
         depth = np.full(frame.image.shape[:2], np.nan, np.float32) if seen is None else seen.depth
         return Estimate(
             stamp_ns=frame.stamp_ns,

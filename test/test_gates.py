@@ -686,6 +686,29 @@ def test_external_scale_through_the_engine(make: Callable[..., Robot]) -> None:
     assert np.linalg.norm(step[:3, 3]) == pytest.approx(1.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("agreement", [0.8, 0.0])
+def test_a_speed_limit_does_not_keep_the_scale_from_being_measured(
+    make: Callable[..., Robot], agreement: float
+) -> None:
+    """Lengths five times too long make every motion too fast, until a speedometer corrects them.
+
+    But what the images do not bear out measures nothing.
+    """
+    robot = make(scale=ScaleConfig(mode="external"), limits=MotionLimits(max_speed=1.5))
+    robot.script.agreement = agreement
+    for k in range(200):
+        robot.odometry.add_speed(k * TENTH // 5, 1.0)
+    estimates = robot.drive(30)
+    assert "too fast (5.0 m/s" in estimates[1].cause or agreement == 0
+    if agreement:
+        assert {e.status for e in estimates[5:]} == {Status.TRACKING}
+        assert estimates[-1].scale == pytest.approx(0.2, rel=1e-3)
+        step = np.linalg.inv(estimates[-2].T_world_cam) @ estimates[-1].T_world_cam
+        assert np.linalg.norm(step[:3, 3]) == pytest.approx(0.1, rel=1e-3)
+    else:
+        assert estimates[-1].scale_confidence == 0
+
+
 def test_without_refinement_the_covariance_comes_from_the_motion(make: Callable[..., Robot]) -> None:
     aligned, teacher = make(), make()
     with_alignment = aligned.drive(3)[-1]
