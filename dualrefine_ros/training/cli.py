@@ -14,6 +14,9 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.training.checkpoints import BestCheckpoint, LatestCheckpoint
@@ -21,6 +24,14 @@ from dualrefine_ros.training.curves import RunCurves
 from dualrefine_ros.training.datamodule import TripletData
 from dualrefine_ros.training.module import DualRefineTraining
 from dualrefine_ros.training.pictures import TrainingPictures
+
+
+class SyncBatchNorms(TorchSyncBatchNorm):
+    """Lightning's plugin of this name would lose the activations that timm's batch norms carry."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A network whose batch statistics are those of all processes."""
+        return convert_sync_batchnorm(model)
 
 
 class TrainingCLI(LightningCLI):
@@ -60,6 +71,9 @@ class TrainingCLI(LightningCLI):
                 TensorBoardLogger(config.out, name="logs"),
                 CSVLogger(config.out, name="csv"),
             ]
+        if config.trainer.sync_batchnorm:
+            given = self.config_init[self.config_init.subcommand].trainer.plugins or []
+            kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), SyncBatchNorms()]
         return super().instantiate_trainer(**kwargs)
 
 

@@ -140,7 +140,7 @@ class DualRefineTraining(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients, or drop them where the step failed: it then changes neither weights nor statistics."""
+        """Clip the gradients; or drop them where the step failed, which then changes nothing."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
