@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
@@ -11,11 +13,14 @@ from dualrefine_ros.data.source import Source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.depth_metrics import DepthErrors, evaluate_depth, mean_errors
-from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
+from dualrefine_ros.evaluation.odometry_metrics import SEGMENT_LENGTHS, OdometryResult, evaluate_odometry
 from dualrefine_ros.evaluation.replay import Step, replay
 from dualrefine_ros.model import DualRefine
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
+from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.training.recipe import Phase
+
+log = logging.getLogger(__name__)
 
 Figures = dict[str, float]
 MOVING = 0.2  # metres between frames from which a step's scale is measured
@@ -34,16 +39,25 @@ class DepthObserver:
     """Compares the depth of the frames whose true depth is known."""
 
     def __init__(self) -> None:
+        self.known = 0  # frames
         self.errors: list[DepthErrors] = []
 
     def __call__(self, step: Step) -> None:
         """One frame."""
         if step.frame.depth is None:
             return
+        self.known += 1
         try:
             self.errors.append(evaluate_depth(step.estimate.depth, step.frame.depth)[0])
         except DataError:  # no pixel to compare
             return
+
+    def figures(self) -> Figures:
+        """The depth figures of :func:`validate`; none where no true depth is known."""
+        if not self.known:
+            return {}
+        errors = asdict(mean_errors(self.errors)) if self.errors else {}
+        return {name: errors.get(name, math.nan) for name in ("abs_rel", "a1")}
 
 
 def validate(
@@ -53,8 +67,8 @@ def validate(
 
     Odometry, where the recording has poses, after a 7-DoF alignment: ``ate_percent`` of the length, ``t_err``
     (%), ``rotation_deg`` a frame, ``scale_spread`` (std over mean of estimated over true step). Depth, where
-    it is known, scaled by the median: ``abs_rel``, ``a1``. While only the teacher is trained there is
-    nothing refined to measure.
+    it is known, scaled by the median: ``abs_rel``, ``a1``. A network that gets lost, or a camera that truly
+    stands still, makes them NaN. While only the teacher is trained there is nothing refined to measure.
     """
     engine_model = deepcopy(model)  # the engine may change it to its own ends
     teacher = _drive(engine_model, source, 0, config, device)
@@ -71,24 +85,37 @@ def _drive(
         model, OdometryConfig(iterations=iterations, device=device, precision=config.precision)
     )
     depth = DepthObserver()
-    trajectory = replay(source, odometry, observers=[depth])
+    trajectory: Trajectory | None = None
+    try:
+        trajectory = replay(source, odometry, observers=[depth])
+    except DataError as error:
+        log.warning("%s cannot be driven through: %s", source.name, error)
     figures: Figures = {}
     if source.ground_truth is not None:
-        figures |= odometry_figures(evaluate_odometry(trajectory, source.ground_truth, Alignment.SIMILARITY))
-    if depth.errors:
-        errors = asdict(mean_errors(depth.errors))
-        figures |= {name: errors[name] for name in ("abs_rel", "a1")}
+        figures |= odometry_figures(source.name, trajectory, source.ground_truth)
+    return figures | depth.figures()
+
+
+def odometry_figures(name: str, estimate: Trajectory | None, truth: Trajectory) -> Figures:
+    """The odometry figures of :func:`validate`; not numbers where there is nothing to compare."""
+    names = ["ate_percent", "rotation_deg", "scale_spread"]
+    if truth.distances()[-1] > SEGMENT_LENGTHS[0]:
+        names.append("t_err")
+    figures = dict.fromkeys(names, math.nan)
+    if estimate is None:
+        return figures
+    try:
+        result = evaluate_odometry(estimate, truth, Alignment.SIMILARITY)
+    except DataError as error:
+        log.warning("%s has no odometry figures: %s", name, error)
+        return figures
+    length = float(result.truth.distances()[-1])
+    figures["ate_percent"] = 100 * result.ate / length if length > 0 else math.nan
+    figures["rotation_deg"] = result.rpe_deg
+    figures["scale_spread"] = scale_spread(result)
+    if result.t_err is not None:
+        figures["t_err"] = result.t_err
     return figures
-
-
-def odometry_figures(result: OdometryResult) -> Figures:
-    """The odometry figures of :func:`validate`."""
-    figures = {
-        "ate_percent": 100 * result.ate / float(result.truth.distances()[-1]),
-        "rotation_deg": result.rpe_deg,
-        "scale_spread": scale_spread(result),
-    }
-    return figures if result.t_err is None else figures | {"t_err": result.t_err}
 
 
 def scale_spread(result: OdometryResult) -> float:
@@ -99,4 +126,4 @@ def scale_spread(result: OdometryResult) -> float:
     )
     moved = true > MOVING
     ratios = estimated[moved] / true[moved]
-    return float(ratios.std() / ratios.mean()) if len(ratios) else float("nan")
+    return float(ratios.std() / ratios.mean()) if len(ratios) else math.nan
