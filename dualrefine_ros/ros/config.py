@@ -73,8 +73,8 @@ class NodeConfig:
     )
     invert_tf: bool = parameter(
         False,
-        "Send base_frame -> odom_frame instead, for a TF tree in which base_frame has a parent already.",
-        run_time=True,
+        "Send base_frame -> odom_frame instead, for a TF tree in which base_frame has a parent already. Not "
+        "while running: listeners keep what was sent before, and both ways are a loop.",
     )
     # Topics
     image_topic: str = parameter("image", "Images (sensor_msgs/Image, or see image_transport).")

@@ -126,8 +126,8 @@ class Outputs:
                 self._rivals_named.add(child)
                 self._node.get_logger().warning(
                     f"Somebody else gives '{child}' the parent '{rival}' in TF, so no transform is sent: "
-                    "stop that publisher and start this node anew, or set publish_tf to false "
-                    "(or invert_tf to true)."
+                    "stop that publisher and start this node anew, set publish_tf to false, or start it with "
+                    "invert_tf."
                 )
             return
         transform = TransformStamped(header=Header(stamp=odom.stamp, frame_id=parent), child_frame_id=child)
