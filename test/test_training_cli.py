@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_helpers import TINY, batch_of, write_drive
 
+from dualrefine_ros.data.splits import load_split
 from dualrefine_ros.model import random_model
 from dualrefine_ros.tools.main import main
 from dualrefine_ros.training.batch import as_float
@@ -73,3 +75,46 @@ def test_batch_norms_of_several_processes_keep_their_activations(config: Path, m
     for scale, disparity in before.disparities.items():
         torch.testing.assert_close(after.disparities[scale], disparity)
     torch.testing.assert_close(after.T_prev_cur, before.T_prev_cur)
+
+
+# of KITTI odometry, in the data set's own table
+DRIVES = {
+    "00": "2011_10_03/2011_10_03_drive_0027_sync",
+    "01": "2011_10_03/2011_10_03_drive_0042_sync",
+    "02": "2011_10_03/2011_10_03_drive_0034_sync",
+    "03": "2011_09_26/2011_09_26_drive_0067_sync",
+    "04": "2011_09_30/2011_09_30_drive_0016_sync",
+    "05": "2011_09_30/2011_09_30_drive_0018_sync",
+    "06": "2011_09_30/2011_09_30_drive_0020_sync",
+    "07": "2011_09_30/2011_09_30_drive_0027_sync",
+    "08": "2011_09_30/2011_09_30_drive_0028_sync",
+    "09": "2011_09_30/2011_09_30_drive_0033_sync",
+    "10": "2011_09_30/2011_09_30_drive_0034_sync",
+}
+CONFIGS = Path(__file__).parents[1] / "config" / "train"
+
+
+def drive_of(folder: str) -> str:
+    """A drive of KITTI raw, whatever name it goes by."""
+    parts = folder.split("/")
+    return DRIVES[parts[-1]] if parts[-2] == "sequences" else "/".join(parts[-2:])
+
+
+@pytest.mark.parametrize("name", ["kitti_mr", "kitti_hr", "kitti_odom", "small"])
+def test_the_best_is_chosen_on_what_is_neither_trained_nor_tested_on(name: str) -> None:
+    data = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["data"]
+    seen = [recording["split"] for recording in data["train"]]
+    tests = {
+        "eigen_zhou_train": ["eigen_test", "eigen_benchmark_test", "odom_09", "odom_10"],
+        "odom_train": ["odom_val", "odom_09", "odom_10"],
+    }
+    seen += tests[seen[0]]
+    taken = {drive_of(frame.folder) for split in seen for frame in load_split(split)}
+    validated = [drive_of(recording["path"]) for recording in data["validate"]]
+    assert validated
+    assert not taken & set(validated)
+
+
+def test_a_split_to_validate_on_is_refused(config: Path, capsys) -> None:
+    assert fit(config, "--data.validate", '[{"path": "kitti", "split": "eigen_zhou_val"}]') == 2
+    assert "name one in kitti instead of the split eigen_zhou_val" in capsys.readouterr().err.splitlines()[-1]

@@ -26,7 +26,7 @@ class Recording:
 
     Args:
         path: of the recording; of the data set's root where a split is named.
-        split: eigen_zhou_train, odom_train ...; None for all frames of one recording.
+        split: eigen_zhou_train, odom_train ...; None for all frames of one recording, as for validation.
         options: of the reader: camera, sequence, topic, calibration, rate, depth ...
     """
 
@@ -85,6 +85,12 @@ class TripletData(pl.LightningDataModule):
         if batch_size < 1 or not strides or min(strides) < 1 or workers < 0:
             raise ConfigError("Training needs batch_size and strides of 1 or more, and workers of 0 or more.")
         self._train, self._validate = train or [], validate or []
+        for recording in self._validate:
+            if recording.split is not None:
+                raise ConfigError(
+                    f"data.validate drives through whole recordings: name one in {recording.path} instead of the "
+                    f"split {recording.split}."
+                )
         self._size = (height, width)
         self._batch_size, self._strides, self._min_change = batch_size, strides, min_change
         self._augmentation = augmentation

@@ -15,9 +15,9 @@ from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.depth_metrics import DepthErrors, evaluate_depth, mean_errors
 from dualrefine_ros.evaluation.odometry_metrics import SEGMENT_LENGTHS, OdometryResult, evaluate_odometry
 from dualrefine_ros.evaluation.replay import Step, replay
+from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.model import DualRefine
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
-from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.training.recipe import Phase
 
 log = logging.getLogger(__name__)
