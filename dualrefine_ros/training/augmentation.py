@@ -6,9 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 from torchvision.transforms import functional as colour
 
 from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.geometry.camera import project, rays, sampling_grid, transform
+from dualrefine_ros.geometry.se3 import from_rotation_translation, so3_exp
+
+MAX_TURN = 10.0  # degrees
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,15 @@ class AugmentationConfig:
     saturation: float = 0.2  # largest relative change
     hue: float = 0.1  # largest shift, in turns of the colour circle
     grayscale: float = 0.0  # probability of dropping colours altogether, for gray cameras
+    # degrees, standard deviations of pitch, yaw and roll of the camera, cut at twice as much: for roads that
+    # slope and cameras that are mounted otherwise
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        if not all(0 <= angle <= MAX_TURN for angle in self.turn):
+            raise ConfigError(f"The augmentation's turn must be 0 to {MAX_TURN:g} degrees, not {self.turn}.")
         for name, value in vars(self).items():
-            if not 0 <= value <= 1:
+            if name != "turn" and not 0 <= value <= 1:
                 raise ConfigError(f"The augmentation's {name} must be between 0 and 1, not {value}.")
         if self.hue > 0.5:
             raise ConfigError(f"The augmentation's hue must be 0.5 at most, not {self.hue}.")
@@ -54,6 +64,9 @@ def augment(
         images, intrinsics = mirror(images, intrinsics)
     if gray < config.grayscale:
         images = colour.rgb_to_grayscale(images, num_output_channels=3)
+    if any(config.turn):
+        angles = torch.randn(3, generator=generator).clamp(-2, 2) * torch.tensor(config.turn)
+        images = turned(images, intrinsics, angles)
     seen = jittered(images, config, generator) if jitter < config.jitter else images
     return images, seen, intrinsics
 
@@ -62,6 +75,26 @@ def mirror(images: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
     """Left and right exchanged; pixel u becomes W - 1 - u, and the principal point with it."""
     fx, fy, cx, cy = intrinsics.unbind()
     return images.flip(-1), torch.stack((fx, fy, images.shape[-1] - 1 - cx, cy))
+
+
+def turned(images: Tensor, intrinsics: Tensor, angles: Tensor) -> Tensor:
+    """What a camera at the same place would see that is turned by angles (3,) about x, y and z, in degrees.
+
+    What lies outside of the images is their border. A camera that is turned alike in all three frames has
+    moved as before, in axes of its own.
+    """
+    height, width = images.shape[-2:]
+    T_images_turned = from_rotation_translation(so3_exp(torch.deg2rad(angles)[None]), torch.zeros(1, 3, 1))
+    directions = transform(T_images_turned, rays(intrinsics[None], height, width))
+    grid = sampling_grid(project(directions, intrinsics[None]), height, width)
+    found = grid_sample(
+        images.float(),
+        grid.expand(len(images), -1, -1, -1),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return found.round().to(images.dtype)
 
 
 def jittered(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
