@@ -173,6 +173,8 @@ def test_what_is_missing_or_unusable_is_named_and_survived(robot: Robot, start) 
         ("device:=3", "Parameter 'device' must be text"),
         ("precision:=int8", "must be one of float32, bfloat16, float16, not 'int8'"),
         ("odometry_topic:=a b", "Invalid topic name"),
+        ("path_topic:=/a//b", "Invalid topic name"),
+        ("image_topic:=a b", "Invalid topic name 'a b'"),
         ("qos_overrides./front/odometry.publisher.reliability:=foo", "`foo`): correct them."),
         ("qos_overrides./front/path.publisher.depth:=-1", "'qos_overrides./front/path.*'"),
         ("qos_overrides./front/image.subscription.depth:=many", "'qos_overrides./front/image.*'"),

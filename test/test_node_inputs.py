@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from dualrefine_ros.ros.conversions import bytes_field, stamp_from_ns, stamp_to_ns
+from dualrefine_ros.ros.intake import says_rectified
 
 
 def test_compressed_images_are_heard(engine, robot, make_node) -> None:
@@ -91,7 +92,7 @@ def test_distorted_images_are_rectified_unless_their_topic_says_they_are(engine,
     assert not any(robot.heard["depth/camera_info"][0].d)
 
 
-def test_a_rectified_topic_is_taken_as_it_is(engine, robot, make_node) -> None:
+def test_a_rectified_topic_is_taken_as_it_is(engine, robot, make_node, capfd) -> None:
     node = make_node(autostart=False, image_topic="camera/image_rect")
     camera = robot.node.create_publisher(Image, "camera/image_rect", 10)
     node.trigger_configure()
@@ -109,6 +110,25 @@ def test_a_rectified_topic_is_taken_as_it_is(engine, robot, make_node) -> None:
     rows = np.frombuffer(sent.data, np.uint8).reshape(HEIGHT, -1)
     np.testing.assert_array_equal(engine.frame.image, rows[:, : 3 * WIDTH].reshape(HEIGHT, WIDTH, 3))
     assert engine.frame.intrinsics.fx == 40.0
+    assert "The images of /camera/image_rect are taken as rectified" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("topic", "rectified"),
+    [
+        ("/camera/image_rect", True),
+        ("/camera/image_rect_color", True),
+        ("/camera/rect_image", True),
+        ("/camera/image_rect/compressed", True),
+        ("/director/cam/image_raw", False),
+        ("/director/cam/image_raw/compressed", False),
+        ("/camera_rect/image_raw", False),
+        ("/camera/direct", False),
+        ("/camera/image_corrected", False),
+    ],
+)
+def test_the_last_part_of_a_topic_says_whether_it_is_rectified(topic: str, rectified: bool) -> None:
+    assert says_rectified(topic) is rectified
 
 
 def test_roi_and_binning_of_the_calibration_count(engine, robot, make_node) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from lifecycle_msgs.msg import State, Transition
@@ -82,6 +84,31 @@ def test_a_bad_checkpoint_is_a_failure_to_configure_with_its_reason(engine, robo
     robot.executor.remove_node(node)
     node.close()
     node.destroy_node()
+
+
+@pytest.mark.parametrize("topic", ["image_topic", "camera_info_topic"])
+def test_a_topic_that_is_no_name_is_a_failure_to_configure(robot, make_node, topic: str) -> None:
+    """And not to activate, which would come too late."""
+    make_node(autostart=False, **{topic: "a b"})
+    assert not change(robot, Transition.TRANSITION_CONFIGURE)
+    assert state(robot) == State.PRIMARY_STATE_UNCONFIGURED
+
+
+@pytest.mark.parametrize("topic", ["image", "camera_info"])
+def test_a_failed_activation_undoes_itself_and_no_more(engine, robot, make_node, capfd, topic: str) -> None:
+    """Again and again: the node stays configured, no thread and no half of a subscription is left."""
+    threads = threading.active_count()
+    node = make_node(autostart=False, **{f"qos_overrides./{topic}.subscription.depth": "many"})
+    assert change(robot, Transition.TRANSITION_CONFIGURE)
+    for _ in range(2):
+        assert not change(robot, Transition.TRANSITION_ACTIVATE)
+        assert state(robot) == State.PRIMARY_STATE_INACTIVE
+        assert f"qos_overrides./{topic}." in capfd.readouterr().err
+        assert (node.engine, node.worker, node.error) == (engine, None, None)
+        assert threading.active_count() == threads
+        assert not {s.topic_name for s in node.subscriptions} & {"/image", "/camera_info"}
+    assert change(robot, Transition.TRANSITION_CLEANUP)
+    assert node.engine is None
 
 
 def test_qos_can_be_overridden_topic_by_topic(robot, make_node) -> None:

@@ -85,8 +85,8 @@ class NodeConfig:
     )
     rectify: str = parameter(
         "auto",
-        "Whether images need rectification by their camera_info: always, never, or auto (unless the name of "
-        "the image topic, after remapping, contains 'rect').",
+        "Whether images need rectification by their camera_info: always, never, or auto (unless the last "
+        "part of the image topic, after remapping, has a word that begins with 'rect', as image_rect).",
         choices=("auto", "always", "never"),
     )
     camera_info_topic: str = parameter("camera_info", "Their calibration (sensor_msgs/CameraInfo).")

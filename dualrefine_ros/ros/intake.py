@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -52,13 +53,14 @@ class Intake:
         self._limiter = RateLimiter(config().max_rate)
         self._max_rate = config().max_rate
 
-        topics, qos = config(), config().image_qos
-        self.infos = Input(node, CameraInfo, topics.camera_info_topic, self._on_camera_info, qos)
-        if topics.image_transport == "compressed":
-            topic = f"{topics.image_topic}/compressed"
-            self.images = Input(node, CompressedImage, topic, self._on_image, qos)
-        else:
-            self.images = Input(node, Image, topics.image_topic, self._on_image, qos)
+        kind = CompressedImage if config().image_transport == "compressed" else Image
+        (image_topic, info_topic), qos = input_topics(config()), config().image_qos
+        self.infos = Input(node, CameraInfo, info_topic, self._on_camera_info, qos)
+        try:
+            self.images = Input(node, kind, image_topic, self._on_image, qos)
+        except Exception:
+            self.infos.close()
+            raise
 
     def close(self) -> None:
         """Stop listening."""
@@ -116,6 +118,18 @@ class Intake:
     def _hand_on(self, message: Image | CompressedImage, info: CameraInfo) -> None:
         if self._mailbox.put((message, info)):
             self._statistics.count("dropped")
+
+
+def input_topics(config: NodeConfig) -> tuple[str, str]:
+    """Names of the topics of images and of their calibration, not resolved."""
+    compressed = config.image_transport == "compressed"
+    return f"{config.image_topic}/compressed" if compressed else config.image_topic, config.camera_info_topic
+
+
+def says_rectified(topic: str) -> bool:
+    """Whether images of a topic with this full name are rectified, by the custom of image_proc."""
+    image = topic.removesuffix("/compressed").rpartition("/")[2]
+    return re.search(r"(^|_)rect", image) is not None
 
 
 def _is_of_before(info: CameraInfo, image: Image | CompressedImage) -> bool:

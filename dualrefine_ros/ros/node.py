@@ -29,10 +29,10 @@ from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.diagnostics import Diagnostics
 from dualrefine_ros.ros.engine import Engine, engine_config, load_engine
 from dualrefine_ros.ros.extrinsics import Extrinsics
-from dualrefine_ros.ros.intake import Intake, Pair
+from dualrefine_ros.ros.intake import Intake, Pair, input_topics, says_rectified
 from dualrefine_ros.ros.lifecycle import refuse_impossible_transitions
 from dualrefine_ros.ros.outputs import Outputs
-from dualrefine_ros.ros.parameters import changed, declare
+from dualrefine_ros.ros.parameters import changed, declare, resolved
 from dualrefine_ros.ros.services import Services
 from dualrefine_ros.ros.speed import SpeedInput
 from dualrefine_ros.ros.statistics import Statistics
@@ -97,11 +97,11 @@ class VoNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the network, open the publishers and services."""
-        return self._transition(self._configure)
+        return self._transition(self._configure, undo=self.close)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and answer."""
-        return self._transition(self._activate)
+        return self._transition(self._activate, undo=self._deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Finish the image in hand, listen no more, give the device's memory back; the pose stays."""
@@ -121,7 +121,7 @@ class VoNode(LifecycleNode):
 
     def close(self) -> None:
         """Deactivate if need be, and release everything."""
-        if self.intake is not None:
+        if self.worker is not None:
             self._deactivate()
         while self._resources:
             self._resources.pop().close()
@@ -130,14 +130,16 @@ class VoNode(LifecycleNode):
             self.get_logger().info(self.statistics.summary())
         self.engine = self.tracker = self._diagnostics = None
 
-    def _transition(self, change: Callable[[], None]) -> TransitionCallbackReturn:
-        """Run a change of state; rclpy itself would swallow what it raises."""
+    def _transition(
+        self, change: Callable[[], None], undo: Callable[[], None] = lambda: None
+    ) -> TransitionCallbackReturn:
+        """Run a change of state, or what undoes a half of it; rclpy itself would swallow what it raises."""
         try:
             change()
         except (DualRefineError, NameValidationException) as error:
             self.failure = " ".join(str(error).split())
             self.get_logger().error(f"{change.__name__.strip('_').capitalize()} failed. {self.failure}")
-            self.close()
+            undo()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self.crash = error
@@ -147,13 +149,12 @@ class VoNode(LifecycleNode):
     def _configure(self) -> None:
         config = self.config
         self.statistics = Statistics()
+        images, _ = (resolved(self, topic) for topic in input_topics(config))  # refuses bad names
         extrinsics = self._keep(Extrinsics(self, config))
         outputs = self._keep(Outputs(self, config, extrinsics.buffer))
         self.engine = self._make_engine(config)
         self._say_what_runs()
-        topic = self.resolve_topic_name(config.image_topic)
-        rectified = "rect" in topic if config.rectify == "auto" else config.rectify == "never"
-        self._camera = Camera(rectified)
+        self._camera = Camera(self._is_rectified(images))
         self.tracker = Tracker(
             self, lambda: self.config, self.engine, self._camera, extrinsics, outputs, self.statistics
         )
@@ -175,9 +176,9 @@ class VoNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         assert self.engine is not None
-        assert self.intake is not None
         assert self.worker is not None
-        self.intake.close()
+        if self.intake is not None:  # None where activating failed half-way
+            self.intake.close()
         if self.worker.close():
             self.statistics.count("dropped")
         self.crash = self.crash or self.worker.error
@@ -187,6 +188,16 @@ class VoNode(LifecycleNode):
     def _keep(self, resource: Any) -> Any:
         self._resources.append(resource)
         return resource
+
+    def _is_rectified(self, topic: str) -> bool:
+        if self.config.rectify != "auto":
+            return self.config.rectify == "never"
+        rectified = says_rectified(topic)
+        self.get_logger().info(
+            f"The images of {topic} are taken {'as rectified' if rectified else 'to need rectification'}, by "
+            "that name (the parameter rectify says otherwise)."
+        )
+        return rectified
 
     def _say_what_runs(self) -> None:
         assert self.engine is not None
@@ -248,6 +259,7 @@ def start(node: VoNode) -> None:
     for trigger in (node.trigger_configure, node.trigger_activate):
         outcome = trigger()
         if outcome is TransitionCallbackReturn.FAILURE:
+            node.close()
             raise ConfigError(node.failure or "The node cannot be configured.")
         if outcome is not TransitionCallbackReturn.SUCCESS:
             return

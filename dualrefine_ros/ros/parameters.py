@@ -116,17 +116,30 @@ def _what_is_allowed(item: Field[Any]) -> str:
     return f"{kind} from {specification.minimum:g} to {specification.maximum:g}"
 
 
+def resolved(node: Node, topic: str) -> str:
+    """The full name of a topic, after remapping.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return node.resolve_topic_name(topic)
+    except RuntimeError as error:
+        reason = str(error).partition(", at /")[0]
+        raise ConfigError(f"Invalid topic name '{topic}' ({reason}): name another.") from error
+
+
 @contextmanager
 def qos_of(node: Node, topic: str) -> Iterator[None]:
     """Where a publisher or subscription is made with overrides of its QoS.
 
     Raises:
-        ConfigError: one of the topic's parameters ``qos_overrides.*`` cannot be used.
+        ConfigError: one of the topic's parameters ``qos_overrides.*`` cannot be used, or its name cannot.
     """
+    name = resolved(node, topic)
     try:
         yield
     except (ParameterException, AssertionError, RuntimeError, TypeError, ValueError) as error:  # rclpy's all
-        name = node.resolve_topic_name(topic)
         raise ConfigError(
             f"The topic {name} cannot be used with its parameters 'qos_overrides.{name}.*' ({error}): "
             "correct them."
