@@ -282,6 +282,18 @@ def test_half_precision_storage_is_widened(small: Path, tmp_path: Path) -> None:
     assert {p.dtype for p in load_checkpoint(path).parameters()} == {torch.float32}
 
 
+def test_half_the_size_and_nearly_the_same_output(small: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.safetensors"
+    assert main(["export", str(small), str(half), "--half"]) == 0
+    assert half.stat().st_size < 0.52 * small.stat().st_size
+    assert read_info(half).config == read_info(small).config
+    images, intrinsics = torch.rand(2, 1, 3, 96, 320), torch.tensor([[185.0, 184.0, 157.0, 47.0]])
+    with torch.inference_mode():
+        whole, halved = (load_checkpoint(p)(*images, intrinsics, iterations=0) for p in (small, half))
+    assert 0 < float((whole.disp_teacher - halved.disp_teacher).abs().max()) < 1e-2
+    assert float((whole.T_prev_cur_teacher - halved.T_prev_cur_teacher).abs().max()) < 1e-3
+
+
 def test_bad_checkpoints(pth: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes(small.read_bytes()[:-1000])

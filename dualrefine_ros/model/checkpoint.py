@@ -47,8 +47,17 @@ class CheckpointInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(model: DualRefine, path: str | Path, info: CheckpointInfo | None = None) -> None:
+def save_checkpoint(
+    model: DualRefine, path: str | Path, info: CheckpointInfo | None = None, half: bool = False
+) -> None:
     """Write a checkpoint; an interrupted or failed call leaves no file of that name half-written.
+
+    Args:
+        model: whose weights are written.
+        path: of the file.
+        info: its metadata.
+        half: whether the weights of convolutions are stored as float16, which halves the file. Biases and
+            norms stay as they are: they are few, and variances may be smaller than float16's numbers.
 
     Raises:
         CheckpointError: the name does not end in .safetensors, its folder does not exist, or the file cannot
@@ -67,6 +76,8 @@ def save_checkpoint(model: DualRefine, path: str | Path, info: CheckpointInfo | 
         "training": json.dumps(dict(info.training)),
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in needed(model).items()}
+    if half:
+        tensors = {key: value.half() if value.dim() > 1 else value for key, value in tensors.items()}
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of a training run (best.ckpt, latest.ckpt), or one of ours (*{SUFFIX})",
     )
     parser.add_argument("output", type=Path, metavar="OUT", help=f"file to write, *{SUFFIX} or *{ONNX}")
+    parser.add_argument(
+        "--half", action="store_true", help=f"half the size: weights of a *{SUFFIX} in 16 bits"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         for path in export_onnx(model, args.output, known).values():
             print(path)
         return 0
-    save_checkpoint(model, args.output, info)
+    save_checkpoint(model, args.output, info, args.half)
     made = [f"{info.training['steps']} steps"] if "steps" in info.training else []
     made += [f"from {info.training['initial_weights']}"] if "initial_weights" in info.training else []
     print(f"{args.output}: {', '.join(made) or 'the weights of ' + str(args.checkpoint)}")
