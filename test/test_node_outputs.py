@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from dualrefine_ros.errors import DeviceError
 from dualrefine_ros.frame import Frame, Intrinsics, Status
 from dualrefine_ros.ros import outputs
 from dualrefine_ros.ros.depth_messages import depth_image_16u, point_cloud
@@ -95,6 +96,33 @@ def test_the_status_of_each_image_says_what_happened(engine, robot, make_node) -
     values = {pair.key: pair.value for pair in robot.heard["status"][0].values}
     assert values["stamp"] == "0.000000001"
     assert values["stage encode [ms]"] == "2.000"
+
+
+def test_an_image_without_an_answer_has_a_status_with_its_cause(engine, robot, make_node) -> None:
+    make_node(assume_optical_at_base=False)
+    robot.publish_camera_info()
+    robot.spin_for(0.3)
+
+    def status_of(stamp: int, **image: str) -> DiagnosticStatus:
+        robot.publish_image(stamp, **image)
+        mine = [("stamp", f"0.{stamp:09d}")]
+
+        def heard() -> list[DiagnosticStatus]:
+            return [m for m in robot.heard["status"] if [(p.key, p.value) for p in m.values] == mine]
+
+        robot.wait(heard, "the status")
+        return heard()[0]
+
+    waiting = status_of(1)
+    robot.publish_extrinsics()
+    robot.drive([2])
+    refused = status_of(3, encoding="nv12")
+    engine.failures[4] = DeviceError("The device is out of memory.")
+    failed = status_of(4)
+    assert {message.level for message in (waiting, refused, failed)} == {DiagnosticStatus.ERROR}
+    assert waiting.message.startswith("waiting: No transform from 'camera' to 'base_link'")
+    assert refused.message.startswith("refused: An image is refused.")
+    assert failed.message == "failed: The device is out of memory."
 
 
 def test_covariances_are_those_of_the_engine_in_the_base(engine, robot, make_node) -> None:

@@ -110,7 +110,10 @@ class NodeConfig:
     path_length: int = parameter(
         2000, "Poses that the path keeps; older ones are forgotten.", minimum=1, maximum=100_000
     )
-    status_topic: str = parameter("status", "How each image went (diagnostic_msgs/DiagnosticStatus).")
+    status_topic: str = parameter(
+        "status",
+        "How each image that was worked on went, answered or not (diagnostic_msgs/DiagnosticStatus).",
+    )
     set_pose_topic: str = parameter(
         "set_pose", "Says where the robot is (geometry_msgs/PoseWithCovarianceStamped in odom_frame)."
     )

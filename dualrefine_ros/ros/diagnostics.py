@@ -11,7 +11,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 
-from dualrefine_ros.frame import Estimate, Status
+from dualrefine_ros.frame import NANOSECONDS, Estimate, Status
 from dualrefine_ros.ros.statistics import ENDS
 
 PERIOD = 1.0  # seconds
@@ -149,20 +149,38 @@ def frame_status(name: str, estimate: Estimate, latency: float) -> DiagnosticSta
     """
     norms = estimate.pose_update_norms
     values = {
-        "stamp": f"{estimate.stamp_ns // 10**9}.{estimate.stamp_ns % 10**9:09d}",
         "latency [ms]": 1000 * latency,
         "scale": estimate.scale,
         "scale confidence": estimate.scale_confidence,
         "iterations": int((norms == norms).sum()),
     }
     values |= {f"stage {stage} [ms]": 1000 * seconds for stage, seconds in estimate.timings.items()}
-    text = estimate.status.value + (f": {estimate.cause}" if estimate.cause else "")
+    level = _LEVELS.get(estimate.status, OK)
+    return _image_status(name, estimate.stamp_ns, level, estimate.status.value, estimate.cause, values)
+
+
+def trouble_status(name: str, stamp_ns: int, end: str, cause: str) -> DiagnosticStatus:
+    """How one image went that has no answer.
+
+    Args:
+        name: of the node.
+        stamp_ns: of the image.
+        end: where it ended, one of :data:`~dualrefine_ros.ros.statistics.ENDS`.
+        cause: a sentence.
+    """
+    return _image_status(name, stamp_ns, ERROR, end, cause, {})
+
+
+def _image_status(
+    name: str, stamp_ns: int, level: bytes, what: str, cause: str, values: dict[str, Any]
+) -> DiagnosticStatus:
+    stamp = f"{stamp_ns // NANOSECONDS}.{stamp_ns % NANOSECONDS:09d}"
     return DiagnosticStatus(
         name=name,
         hardware_id=name,
-        level=_LEVELS.get(estimate.status, OK),
-        message=text,
-        values=_key_values(values),
+        level=level,
+        message=what + (f": {cause}" if cause else ""),
+        values=_key_values({"stamp": stamp, **values}),
     )
 
 

@@ -20,7 +20,7 @@ from dualrefine_ros.ros.base_odometry import BaseOdometry, Matrix
 from dualrefine_ros.ros.camera import Camera
 from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.conversions import stamp_to_ns
-from dualrefine_ros.ros.diagnostics import frame_status
+from dualrefine_ros.ros.diagnostics import frame_status, trouble_status
 from dualrefine_ros.ros.engine import Engine, engine_config
 from dualrefine_ros.ros.extrinsics import Extrinsics, MissingTransform
 from dualrefine_ros.ros.outputs import Outputs
@@ -97,13 +97,13 @@ class Tracker:
             self._prepare(config, T_base_cam)
             estimate = self._engine.process(frame)
         except MissingTransform as error:
-            self._trouble("waiting", str(error))
+            self._trouble(stamp_ns, "waiting", str(error))
             return
         except DeviceError as error:
-            self._trouble("failed", str(error))
+            self._trouble(stamp_ns, "failed", str(error))
             return
         except DualRefineError as error:
-            self._trouble("refused", f"An image is refused. {error}")
+            self._trouble(stamp_ns, "refused", f"An image is refused. {error}")
             return
         self._notice_jump(frame.stamp_ns)
         motion = self._base_odometry.update(estimate, T_base_cam)
@@ -172,7 +172,9 @@ class Tracker:
             )
         statistics.count_answer(estimate.status.value, latency)
 
-    def _trouble(self, end: str, sentence: str) -> None:
+    def _trouble(self, stamp_ns: int, end: str, sentence: str) -> None:
+        name = self._node.get_fully_qualified_name()
+        self._outputs.publish_status(trouble_status(name, stamp_ns, end, sentence))
         self._statistics.problems[end] = (time.monotonic(), sentence)
         self._statistics.count(end)
         self._warn(sentence)
