@@ -12,6 +12,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription
 
@@ -93,6 +94,14 @@ def start_nodes(context: LaunchContext) -> list[Node]:
     """The node, with the arguments that were given over the parameters file, and RViz."""
     given = {name: context.launch_configurations[name] for name in PARAMETER_ARGUMENTS}
     sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    # RViz shows what the node hears and says, under the same names
+    remappings = [
+        ("image", LaunchConfiguration("image")),
+        ("image/compressed", [LaunchConfiguration("image"), "/compressed"]),
+        ("camera_info", LaunchConfiguration("camera_info")),
+        *((topic, LaunchConfiguration(topic.replace("/", "_"))) for topic in OUTPUTS),
+    ]
+    log_level = f"{logger_name(context)}:={context.launch_configurations['log_level']}"
     vo_node = Node(
         package="dualrefine_ros",
         executable="vo_node",
@@ -108,21 +117,25 @@ def start_nodes(context: LaunchContext) -> list[Node]:
                 **{name: ParameterValue(v, value_type=str) for name, v in given.items() if v},
             },
         ],
-        remappings=[
-            ("image", LaunchConfiguration("image")),
-            ("image/compressed", [LaunchConfiguration("image"), "/compressed"]),
-            ("camera_info", LaunchConfiguration("camera_info")),
-            *((topic, LaunchConfiguration(topic.replace("/", "_"))) for topic in OUTPUTS),
-        ],
-        arguments=["--ros-args", "--log-level", ["vo_node:=", LaunchConfiguration("log_level")]],
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", log_level],
     )
+    fixed_frame = ["-f", given["odom_frame"]] if given["odom_frame"] else []
     rviz = Node(
         package="rviz2",
         executable="rviz2",
         name="rviz",
         namespace=LaunchConfiguration("namespace"),
-        arguments=["-d", str(RVIZ_FILE)],
+        arguments=["-d", str(RVIZ_FILE), *fixed_frame],
         parameters=[{"use_sim_time": sim_time}],
+        remappings=remappings,
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
     return [vo_node, rviz]
+
+
+def logger_name(context: LaunchContext) -> str:
+    """Of the node, to which the namespaces belong: its own, and those of whoever includes this file."""
+    values = context.launch_configurations
+    namespace = prefix_namespace(values.get("ros_namespace"), values["namespace"] or None)
+    return ".".join(part for part in [*(namespace or "").split("/"), "vo_node"] if part)

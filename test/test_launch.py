@@ -135,6 +135,62 @@ def test_a_lifecycle_manager_may_start_the_node(ros, launch) -> None:
 
 
 @full_ros
+@pytest.mark.parametrize(
+    ("outer", "namespace", "name"),
+    [
+        (None, "", "vo_node"),
+        (None, "front", "front.vo_node"),
+        (None, "/robot/front/", "robot.front.vo_node"),
+        ("robot", "front", "robot.front.vo_node"),
+        ("/robot", "", "robot.vo_node"),
+        ("/robot", "/front", "front.vo_node"),
+    ],
+)
+def test_the_log_level_is_that_of_the_node(outer: str | None, namespace: str, name: str) -> None:
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations["namespace"] = namespace
+    if outer:
+        context.launch_configurations["ros_namespace"] = outer
+    assert runpy.run_path(str(ROOT / "launch/vo.launch.py"))["logger_name"](context) == name
+
+
+@full_ros
+def test_a_launched_node_keeps_to_its_log_level(ros, launch) -> None:
+    process, log = launch("vo.launch.py", "namespace:=deep/down", "log_level:=error", "device:=cpu")
+    robot = Robot("deep/down")
+    try:
+        robot.wait_for_node()
+    finally:
+        robot.close()
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(PATIENCE)
+    assert "vo_node]: " not in log.read_text()
+
+
+@full_ros
+def test_rviz_hears_the_topics_of_the_node_in_its_frame() -> None:
+    from launch.utilities import perform_substitutions
+
+    from launch import LaunchContext
+
+    module = runpy.run_path(str(ROOT / "launch/vo.launch.py"))
+    context = LaunchContext()
+    for declared in module["generate_launch_description"]().get_launch_arguments():
+        declared.execute(context)
+    context.launch_configurations.update(image="/cam/image_rect", depth_image="depth", odom_frame="start")
+    vo_node, rviz = module["start_nodes"](context)
+    arguments = [perform_substitutions(context, part) for part in rviz.cmd[1:5]]
+    assert arguments == ["-d", str(module["RVIZ_FILE"]), "-f", "start"]
+    for node in (vo_node, rviz):
+        node._perform_substitutions(context)
+    assert rviz.expanded_remapping_rules == vo_node.expanded_remapping_rules
+    assert ("image", "/cam/image_rect") in rviz.expanded_remapping_rules
+    assert ("depth/image", "depth") in rviz.expanded_remapping_rules
+
+
+@full_ros
 @pytest.mark.parametrize("loop", ["true", "false"])
 def test_the_bag_is_played_with_its_clock(loop: str) -> None:
     from launch.utilities import perform_substitutions
