@@ -169,12 +169,27 @@ def test_what_cannot_work_is_refused_before_the_first_step(
     assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
 
 
-def test_a_figure_nobody_measures_is_named(drive: Path, tmp_path: Path, capsys) -> None:
-    arguments = ("--best.monitor", "val/abs_rel", "--model.schedule.teacher_until_epoch", "0")
+@pytest.mark.parametrize("teacher_until_epoch", [0, 1], ids=["joint", "teacher"])
+def test_a_figure_nobody_measures_ends_the_run_after_the_first_epoch_without_losing_it(
+    drive: Path, tmp_path: Path, capsys, teacher_until_epoch: int
+) -> None:
+    arguments = ["--best.monitor", "val/abs_rel", "--latest.every_n_train_steps", "1000"]
+    arguments += ["--model.schedule.teacher_until_epoch", str(teacher_until_epoch)]
     assert train(drive, tmp_path / "run", *arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "does not measure val/abs_rel" in error
-    assert "val/ate_percent" in error
+    assert "val/teacher_ate_percent" in error
+    assert checkpoint(tmp_path / "run", "latest")["global_step"] == STEPS_AN_EPOCH
+    latest = str(tmp_path / "run" / "checkpoints" / "latest.ckpt")
+    mended = ["--ckpt_path", latest, "--best.monitor", "val/ate_percent", "--trainer.max_epochs", "2"]
+    assert train(drive, tmp_path / "run", *mended) == 0
+    assert checkpoint(tmp_path / "run", "latest")["global_step"] == 2 * STEPS_AN_EPOCH
+
+
+def test_a_best_that_nothing_can_choose_is_announced(drive: Path, tmp_path: Path, caplog) -> None:
+    arguments = ("--data.validate", "null", "--trainer.max_steps", "1")
+    assert train(drive, tmp_path / "run", *arguments) == 0
+    assert "There will be no best.ckpt: data.validate names no recording" in caplog.text
 
 
 def test_validation_needs_no_training_data(drive: Path, whole: Path, tmp_path: Path, capsys) -> None:
@@ -183,3 +198,5 @@ def test_validation_needs_no_training_data(drive: Path, whole: Path, tmp_path: P
     arguments = ["--config", str(config), "--out", str(tmp_path), "--data.train", "null"]
     assert main(["train", "validate", *arguments, "--ckpt_path", str(best)]) == 0
     assert "val/ate_percent" in capsys.readouterr().out
+    arguments += ["--best.monitor", "val/abs_rel"]  # of no concern here
+    assert main(["train", "validate", *arguments, "--ckpt_path", str(best)]) == 0

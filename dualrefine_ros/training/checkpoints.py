@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.training.recipe import Phase
+
+log = logging.getLogger(__name__)
 
 LARGER_IS_BETTER = ("a1",)  # figures; of all others the smaller
 
@@ -37,17 +41,23 @@ class BestCheckpoint(ModelCheckpoint):
         wanted = "max" if figure in LARGER_IS_BETTER else "min"
         if self.mode != wanted:
             raise ConfigError(f"The best {figure} is the {wanted}imum: set best.mode to {wanted}.")
+        if not trainer.datamodule.validates:  # type: ignore[attr-defined]
+            log.warning(
+                "There will be no best.ckpt: data.validate names no recording to measure %s on.", self.monitor
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Keep it, if it is the best."""
-        if self._measured(trainer, pl_module):
+        if trainer.state.fn is TrainerFn.FITTING and self._measured(trainer, pl_module):
             super().on_validation_end(trainer, pl_module)
 
     def _measured(self, trainer: pl.Trainer, pl_module: Any) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             return True
-        if pl_module.phase is Phase.TEACHER:
-            return False
+        if pl_module.phase is Phase.TEACHER:  # the refiner's figures will be those that the teacher has now
+            recording, figure = self.monitor.rsplit("/", 1)
+            if f"{recording}/teacher_{figure}" in trainer.callback_metrics:
+                return False
         known = sorted(n for n in trainer.callback_metrics if "/" in n and not n.startswith("train/"))
         raise ConfigError(
             f"Validation does not measure {self.monitor}, which best.monitor names; it measures "
@@ -72,6 +82,11 @@ class LatestCheckpoint(Checkpoint):
         self._path, self._every = Path(path), every_n_train_steps
         self._saved = 0  # steps
         self._due = False
+        self._started = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """From here on there is a state worth keeping: what the run goes on from has been read."""
+        self._started = True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -94,10 +109,15 @@ class LatestCheckpoint(Checkpoint):
         if trainer.global_step != self._saved:
             self._save(trainer)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """What :class:`BestCheckpoint` refuses after a validation must not cost the steps before it."""
+        if isinstance(exception, ConfigError) and self._started and trainer.global_step != self._saved:
+            self._save(trainer)
+
     def _save(self, trainer: pl.Trainer) -> None:
         """The file is replaced when the new one is whole."""
         partial = self._path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)  # in all processes
+        trainer.save_checkpoint(partial, weights_only=False)  # in all processes
         if trainer.is_global_zero:
             os.replace(partial, self._path)
         self._saved, self._due = trainer.global_step, False

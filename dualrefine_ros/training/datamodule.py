@@ -88,8 +88,8 @@ class TripletData(pl.LightningDataModule):
         for recording in self._validate:
             if recording.split is not None:
                 raise ConfigError(
-                    f"data.validate drives through whole recordings: name one in {recording.path} instead of the "
-                    f"split {recording.split}."
+                    f"data.validate drives through whole recordings: name one in {recording.path} instead of "
+                    f"the split {recording.split}."
                 )
         self._size = (height, width)
         self._batch_size, self._strides, self._min_change = batch_size, strides, min_change
@@ -100,6 +100,11 @@ class TripletData(pl.LightningDataModule):
         self._triplets: Triplets | None = None
         self._resume: tuple[int, int] = (0, 0)  # epoch, batches of it that are done
         self.position: tuple[int, int] = (0, 0)  # likewise, now
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return bool(self._validate)
 
     def prepare_data(self) -> None:
         """Fill the cache, in one process of each machine; validation reads recordings as they are."""
