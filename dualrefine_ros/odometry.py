@@ -117,9 +117,14 @@ class VisualOdometry:
         return UncertainPose(covariance=rest_covariance(self.config.covariance))
 
     def release(self) -> None:
-        """Give the device's memory back; the pose stays, and the next frame fetches what it needs."""
+        """Give the device's memory back; the pose stays, and the next frame fetches what it needs.
+
+        Of a device that is lost, nothing can be fetched: the network begins anew with the weights it had.
+        """
         self.new_pair()
-        self.model.to("cpu")
+        _, lost = attempt(lambda: self.model.to("cpu"))
+        if lost and self._spare is not None:
+            self.model = folded(self._spare.cpu())
         self._released = True
         free_cache(self.device)
 

@@ -632,6 +632,29 @@ def test_release_keeps_the_pose(make: Callable[..., Robot]) -> None:
     assert len(robot.odometry.model.places) == 3
 
 
+def test_a_lost_device_can_be_released(make: Callable[..., Robot]) -> None:
+    """As when the node is deactivated or ended after a driver's crash; the pose is not the device's."""
+
+    class Gone(Network):
+        error = DEVICE_LOST
+
+        def to(self, device: object) -> Network:
+            raise self.error
+
+    robot = make()
+    robot.drive(3)
+    robot.odometry.model, robot.odometry._spare = Gone(), Network()  # type: ignore[assignment]
+    robot.odometry.release()
+    assert not isinstance(robot.odometry.model, Gone)
+    found = robot.see()  # the driver is back
+    assert found.status is Status.FIRST
+    assert_at(found, walked(2))
+    robot.odometry.model = Gone()  # type: ignore[assignment]
+    Gone.error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        robot.odometry.release()
+
+
 def test_no_room_after_a_release(make: Callable[..., Robot], monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have taken the device's memory meanwhile: no silent death, and all is well once it is free."""
     robot = make()
