@@ -203,7 +203,7 @@ def test_an_inverted_transform_is_no_second_parent_either(robot, make_node, capf
     assert "gives 'odom' the parent 'map'" in capfd.readouterr().err
 
 
-def test_extrinsics_may_move(robot, make_node) -> None:
+def test_extrinsics_may_move(engine, robot, make_node) -> None:
     """The camera rises by a metre on its mast while its picture says that it does: the base stays."""
     make_node(assume_optical_at_base=False, camera_frame="mast_camera")
     mast = robot.node.create_publisher(TFMessage, "/tf", 10)
@@ -224,3 +224,6 @@ def test_extrinsics_may_move(robot, make_node) -> None:
     robot.drive([SECOND, 2 * SECOND])
     positions = [m.pose.pose.position for m in robot.heard["odometry"]]
     np.testing.assert_allclose([positions[1].x, positions[1].z], [1.0, -1.0], atol=1e-9)  # ahead, as told
+    # the engine is told, too: the ground is where gravity points in the camera of the image at hand
+    expected = [[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 2], [0, 0, 0, 1]]
+    np.testing.assert_allclose(engine.T_base_cam, expected, atol=1e-9)
