@@ -57,6 +57,20 @@ def test_the_whole_life(engine, robot, make_node) -> None:
     assert node.engine is None
 
 
+def test_a_pause_ends_with_the_clean_up(robot, make_node) -> None:
+    """The service that would end it is gone until then; while inactive it stands."""
+    node = make_node()
+    node.paused = True
+    assert change(robot, Transition.TRANSITION_DEACTIVATE)
+    assert node.paused
+    assert change(robot, Transition.TRANSITION_CLEANUP)
+    assert change(robot, Transition.TRANSITION_CONFIGURE)
+    assert change(robot, Transition.TRANSITION_ACTIVATE)
+    robot.wait_for_node()
+    robot.publish_camera_info()
+    robot.drive([1])
+
+
 def test_a_transition_that_is_not_possible_is_refused_and_survived(robot, make_node) -> None:
     """As a lifecycle manager asks for one that configures a node which has started by itself."""
     make_node()

@@ -129,6 +129,7 @@ class VoNode(LifecycleNode):
             self.engine.release()
             self.get_logger().info(self.statistics.summary())
         self.engine = self.tracker = self._diagnostics = None
+        self._paused = False
 
     def _transition(
         self, change: Callable[[], None], undo: Callable[[], None] = lambda: None
