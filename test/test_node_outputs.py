@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
 from node_harness import FOCAL_LENGTH, HEIGHT, SECOND, WIDTH
 from rclpy.parameter import Parameter
@@ -168,7 +168,8 @@ def test_tf_is_inverted_from_the_start_or_never(robot, make_node) -> None:
 @pytest.mark.parametrize("rival", ["footprint", "odom"])
 def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, rival) -> None:
     """Whether somebody hangs it elsewhere, or moves it in the same way as we would."""
-    make_node()
+    node = make_node(checkpoint="some.safetensors")
+    robot.listen("/diagnostics", DiagnosticArray)
     stranger = robot.node.create_publisher(TFMessage, "/tf", 10)
     robot.wait(stranger.get_subscription_count, "the node's listener")
     robot.spin_for(0.3)
@@ -182,7 +183,19 @@ def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, r
     robot.drive([1, 2])
     robot.spin_for(0.2)
     assert len(robot.heard["/tf"]) == 1
-    assert capfd.readouterr().err.count(f"gives 'base_link' the parent '{rival}'") == 1
+    said = f"gives 'base_link' the parent '{rival}'"
+    assert capfd.readouterr().err.count(said) == 1
+
+    def diagnosed(sentence: str) -> bool:
+        statuses = [s for m in robot.heard["/diagnostics"] for s in m.status if s.name.endswith("odometry")]
+        return any(sentence in s.message and s.level == DiagnosticStatus.WARN for s in statuses)
+
+    robot.wait(lambda: diagnosed(said), "the diagnosis")
+    node.statistics.problems.clear()
+    assert node.set_parameters([Parameter("publish_tf", value=False)])[0].successful
+    robot.drive([3])
+    robot.spin_for(0.1)
+    assert "tf" not in node.statistics.problems
 
 
 def test_an_inverted_transform_is_no_second_parent_either(robot, make_node, capfd) -> None:

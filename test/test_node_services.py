@@ -170,6 +170,33 @@ def test_set_pose_moves_the_base_and_its_uncertainty(engine, robot, make_node) -
     np.testing.assert_allclose(covariance / scale, measured / scale, atol=0.08)
 
 
+def test_only_what_was_asked_last_counts_however_long_no_image_comes(engine, robot, make_node) -> None:
+    """A localisation that sets the pose a hundred times a second must not fill the memory."""
+    node = make_node()
+    robot.publish_camera_info()
+    robot.drive([1])
+
+    def place(x: float) -> None:
+        T = np.eye(4)
+        T[0, 3] = x
+        node.tracker.set_pose(T, np.eye(6))
+
+    for metres in range(1000):
+        place(float(metres))
+    robot.drive([2])
+    assert len(engine.poses_set) == 1
+    assert x(robot)[-1] == pytest.approx(1000.0)  # 999, and a step
+    place(7.0)
+    node.tracker.reset()
+    robot.drive([3])
+    assert (len(engine.poses_set), engine.resets) == (1, 1)
+    node.tracker.reset()
+    place(7.0)
+    robot.drive([4])
+    assert (len(engine.poses_set), engine.resets) == (2, 2)
+    assert x(robot)[-1] == pytest.approx(8.0)
+
+
 @pytest.mark.parametrize("fault", ["frame", "position", "far", "covariance", "asymmetric"])
 def test_a_pose_that_makes_no_sense_is_refused(engine, robot, make_node, capfd, fault: str) -> None:
     make_node()

@@ -96,6 +96,8 @@ class Diagnostics:
             level, text = ERROR, f"lost: {lost}"
         elif degraded := self._recent(now, "degraded"):
             level, text = WARN, f"degraded: {degraded}"
+        elif withheld := self._recent(now, "tf"):
+            level, text = WARN, withheld
         elif not node.config.checkpoint:
             level, text = WARN, "random weights, the numbers mean nothing: set the parameter checkpoint"
         elif node.config.scale_mode != "fixed" and statistics.scale_confidence == 0:

@@ -46,6 +46,7 @@ class Outputs:
         self._node = node
         self._buffer = buffer
         self._rivals_named: set[str] = set()
+        self.withheld = ""  # why the latest transform was not sent
         self._transforms = TransformBroadcaster(node)
         self._publishers: list[Publisher] = []
         self._odometry = self._publisher(Odometry, config.odometry_topic)
@@ -83,6 +84,7 @@ class Outputs:
     def publish_motion(self, header: Header, motion: BaseMotion, config: NodeConfig) -> None:
         """Odometry, TF and path at the image with this header."""
         odom = Header(stamp=header.stamp, frame_id=config.odom_frame)
+        self.withheld = ""
         if config.publish_tf:
             self._send_transform(odom, motion.T_odom_base, config)
         odometry = Odometry(header=odom, child_frame_id=config.base_frame)
@@ -120,17 +122,22 @@ class Outputs:
         parent, child = config.odom_frame, config.base_frame
         if config.invert_tf:
             parent, child = child, parent
-        rival = self._buffer.rival(child)
-        if rival is not None:  # two parents would tear the tree apart for everybody
+        self.withheld = self._why_withheld(child)  # two parents would tear the tree apart for everybody
+        if self.withheld:
             if child not in self._rivals_named:
                 self._rivals_named.add(child)
-                self._node.get_logger().warning(
-                    f"Somebody else gives '{child}' the parent '{rival}' in TF, so no transform is sent: "
-                    "stop that publisher and start this node anew, set publish_tf to false, or start it with "
-                    "invert_tf."
-                )
+                self._node.get_logger().warning(self.withheld)
             return
         transform = TransformStamped(header=Header(stamp=odom.stamp, frame_id=parent), child_frame_id=child)
         transform.transform = transform_message(inverse(T_odom_base) if config.invert_tf else T_odom_base)
         self._buffer.sending(transform)
         self._transforms.sendTransform(transform)
+
+    def _why_withheld(self, child: str) -> str:
+        rival = self._buffer.rival(child)
+        if rival is None:
+            return ""
+        return (
+            f"Somebody else gives '{child}' the parent '{rival}' in TF, so no transform is sent: stop that "
+            "publisher and start this node anew, set publish_tf to false, or start it with invert_tf."
+        )

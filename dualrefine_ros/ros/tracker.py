@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import queue
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -63,18 +63,21 @@ class Tracker:
         self._last_stamp_ns: int | None = None
         self._seen_ns: int | None = None  # also of images without an answer
         self._warned: dict[str, float] = {}  # what about, and when
-        self._requests: queue.SimpleQueue[Callable[[Matrix], None]] = queue.SimpleQueue()
+        self._requests: dict[str, Callable[[Matrix], None]] = {}  # in this order, at the next image
+        self._requests_lock = threading.Lock()
         self._poses: deque[tuple[int, Matrix]] = deque(maxlen=config().trajectory_length)
 
     # --- asked by other threads
 
     def reset(self) -> None:
         """Begin anew at the origin of the odometry frame, with the next image."""
-        self._requests.put(lambda _: self._reset())
+        with self._requests_lock:  # nothing that was asked before outlives it
+            self._requests = {"reset": lambda _: self._reset()}
 
     def set_pose(self, T_odom_base: Matrix, covariance: Matrix) -> None:
         """Go on from this pose (4, 4) and covariance (6, 6; as in ROS messages) with the next image."""
-        self._requests.put(lambda T_base_cam: self._set_pose(T_odom_base, covariance, T_base_cam))
+        with self._requests_lock:  # in the place of an earlier one
+            self._requests["pose"] = lambda T_base_cam: self._set_pose(T_odom_base, covariance, T_base_cam)
 
     def trajectory(self) -> Trajectory | None:
         """The poses of the base since the beginning, or since the stamps last went back; None without any."""
@@ -109,6 +112,8 @@ class Tracker:
         motion = self._base_odometry.update(estimate, T_base_cam)
         self._poses.append((frame.stamp_ns, motion.T_odom_base))
         self._outputs.publish_motion(image.header, motion, config)
+        if self._outputs.withheld:
+            self._statistics.problems["tf"] = (time.monotonic(), self._outputs.withheld)
         self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
         self._account(frame.stamp_ns, estimate)
 
@@ -131,8 +136,10 @@ class Tracker:
             self._engine.reconfigure(engine_config(config))
             self._applied = config
         self._engine.set_extrinsics(T_base_cam)
-        while not self._requests.empty():
-            self._requests.get()(T_base_cam)
+        with self._requests_lock:
+            requests, self._requests = self._requests, {}
+        for request in requests.values():
+            request(T_base_cam)
 
     def _expect_new(self, stamp_ns: int) -> None:
         """TF and filters take each stamp once.
