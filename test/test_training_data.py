@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from shutil import rmtree
@@ -26,6 +28,13 @@ from dualrefine_ros.training.frame_cache import CachedRecording, cache_recording
 from dualrefine_ros.training.triplets import EpochOrder, Triplets, find_centres
 
 HEIGHT, WIDTH = 64, 96
+CALIBRATION = {
+    "image_width": WIDTH,
+    "image_height": HEIGHT,
+    "camera_matrix": {"data": [60.0, 0, 47.5, 0, 60, 31.5, 0, 0, 1]},
+    "distortion_coefficients": {"data": [0.0] * 5},
+    "projection_matrix": {"data": [60.0, 0, 47.5, 0, 0, 60, 31.5, 0, 0, 0, 1, 0]},
+}
 PLAIN = AugmentationConfig(flip=0, jitter=0)
 
 
@@ -90,10 +99,7 @@ def test_another_calibration_rectifies_anew(drive: Path, tmp_path: Path) -> None
     images = drive / "image_2"
 
     def calibrated(distortion: float) -> np.ndarray:
-        matrix = {"data": [60.0, 0, 47.5, 0, 60, 31.5, 0, 0, 1]}
-        camera = {"image_width": 96, "image_height": 64, "camera_matrix": matrix}
-        camera["distortion_coefficients"] = {"data": [distortion, 0, 0, 0, 0]}
-        camera["projection_matrix"] = {"data": [60.0, 0, 47.5, 0, 0, 60, 31.5, 0, 0, 0, 1, 0]}
+        camera = CALIBRATION | {"distortion_coefficients": {"data": [distortion, 0, 0, 0, 0]}}
         (images / "camera.yaml").write_text(yaml.safe_dump(camera))
         source = open_source(images, rate=10.0)
         return cache_recording(source, {}, HEIGHT, WIDTH, tmp_path / "cache").pixels.get()[0].copy()
@@ -130,6 +136,40 @@ def test_no_triplet_crosses_a_gap(drive: Path, tmp_path: Path) -> None:
         (4, (2,)),
         (5, (1,)),
     ]
+
+
+@pytest.mark.parametrize("as_bag", [True, False], ids=["bag", "time-named files"])
+def test_no_triplet_crosses_a_gap_that_only_the_stamps_tell(
+    drive: Path, tmp_path: Path, as_bag: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten images a second, one missing after the fourth: such recordings number what is there."""
+    images = drive / "image_2"
+    (images / "000004.png").unlink()
+    if as_bag:
+        path = tmp_path / "bag"
+        assert main(["kitti-to-bag", str(drive), str(path)]) == 0
+    else:
+        path = tmp_path / "camera"
+        path.mkdir()
+        for image in sorted(images.iterdir()):
+            image.rename(path / f"{1_700_000_000_000_000_000 + int(image.stem) * 100_000_000}.png")
+        (path / "camera.yaml").write_text(yaml.safe_dump(CALIBRATION))
+    caplog.set_level("INFO")
+    recording = cached(path, tmp_path / "cache")
+    assert recording.frame_ids.tolist() == list(range(7))
+    assert centres_of(recording, strides=(1, 2)) == [(1, (1,)), (2, (1,)), (5, (1,))]
+    assert "2 triplets are left out: by their stamps" in caplog.text
+
+
+def test_a_cache_that_cannot_be_finished_leaves_nothing(drive: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(file: int, offset: int, length: int) -> None:
+        assert length > 8 * HEIGHT * WIDTH * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        cached(drive, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_only_wanted_frames_are_in_the_middle(drive: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -24,7 +25,7 @@ from dualrefine_ros.network_io import resized
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the files
+_VERSION = 2  # of the files
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class CachedRecording:
         pixels: opens the (N, H, W, 3) uint8 images, which stay on disk.
         frame_ids: (N,) the recording's own numbers; where they jump, images are missing in between.
         readable: (N,) bool, whether the image could be read.
+        stamps_ns: (N,) when it was taken; meaningless where it could not be read.
         intrinsics: fx, fy, cx, cy at network size.
     """
 
@@ -43,6 +45,7 @@ class CachedRecording:
     pixels: PerProcess[npt.NDArray[np.uint8]]
     frame_ids: npt.NDArray[np.int64]
     readable: npt.NDArray[np.bool_]
+    stamps_ns: npt.NDArray[np.int64]
     intrinsics: tuple[float, float, float, float]
 
 
@@ -63,17 +66,18 @@ def cache_recording(
     state = _fingerprint(source.pixel_files())
     key = json.dumps([_VERSION, dict(identity), height, width, len(source), state], sort_keys=True)
     stem = f"{source.name}_{width}x{height}_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    images_path, readable_path = folder / f"{stem}.npy", folder / f"{stem}_readable.npy"
-    if not readable_path.is_file():
+    images_path, frames_path = folder / f"{stem}.npy", folder / f"{stem}_frames.npz"
+    if not frames_path.is_file():
         try:
-            _write(source, height, width, images_path, readable_path)
+            _write(source, height, width, images_path, frames_path)
         except OSError as error:
             raise DataError(
                 f"The frame cache {folder} cannot be written ({error}): name another folder."
             ) from error
-    readable: npt.NDArray[np.bool_] = np.load(readable_path)
+    with np.load(frames_path) as file:
+        readable, stamps_ns = file["readable"], file["stamps_ns"]
     if not readable.any():
-        readable_path.unlink()
+        frames_path.unlink()
         raise DataError(f"{source.name}: not one frame can be read.")
     if not readable.all():
         log.warning("%s: %d of %d frames cannot be read.", source.name, (~readable).sum(), len(readable))
@@ -83,6 +87,7 @@ def cache_recording(
         PerProcess(partial(np.load, images_path, mmap_mode="r")),
         np.array([source.frame_id(i) for i in range(len(source))], np.int64),
         readable,
+        stamps_ns,
         (camera.fx, camera.fy, camera.cx, camera.cy),
     )
 
@@ -97,22 +102,43 @@ def _fingerprint(files: Iterable[Path]) -> list[int]:
     return [sizes, times_ns]
 
 
-def _write(source: Source, height: int, width: int, images_path: Path, readable_path: Path) -> None:
-    """Both files, the one that marks the other as whole last."""
+def _write(source: Source, height: int, width: int, images_path: Path, frames_path: Path) -> None:
+    """Both files, the one that marks the other as whole last; nothing is left where it fails."""
     images_path.parent.mkdir(parents=True, exist_ok=True)
-    own = f".{os.getpid()}"  # several processes may write the same recording
-    partial_path = images_path.with_suffix(own)
+    partial_path = images_path.with_suffix(
+        f".{os.getpid()}"
+    )  # several processes may write the same recording
     shape = (len(source), height, width, 3)
-    images = np.lib.format.open_memmap(partial_path, mode="w+", dtype=np.uint8, shape=shape)
-    readable = np.zeros(len(source), bool)
-    with tqdm(total=len(source), unit="frame", desc=f"Reading {source.name}", leave=False) as bar:
-        for index, frame in source.indexed(range(len(source))):
-            images[index] = resized(frame.image, height, width)
-            readable[index] = True
-            bar.update()
-    images.flush()
-    del images
-    os.replace(partial_path, images_path)
-    with open(partial_path, "wb") as file:
-        np.save(file, readable)
-    os.replace(partial_path, readable_path)
+    readable, stamps_ns = np.zeros(len(source), bool), np.zeros(len(source), np.int64)
+    try:
+        images = np.lib.format.open_memmap(partial_path, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(partial_path)
+        with tqdm(total=len(source), unit="frame", desc=f"Reading {source.name}", leave=False) as bar:
+            for index, frame in source.indexed(range(len(source))):
+                images[index] = resized(frame.image, height, width)
+                readable[index], stamps_ns[index] = True, frame.stamp_ns
+                bar.update()
+        images.flush()
+        del images
+        os.replace(partial_path, images_path)
+        with open(partial_path, "wb") as file:
+            np.savez(file, readable=readable, stamps_ns=stamps_ns)
+        os.replace(partial_path, frames_path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk space of a file now: a mapped one that finds the disk full kills the process.
+
+    Raises:
+        OSError: there is not enough of it.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # what file systems say that cannot
+                raise

@@ -43,6 +43,9 @@ def find_centres(
 ) -> list[Centre]:
     """The middle frames of all triplets: three readable frames a stride apart, no gap between them.
 
+    A gap is where the recording's own numbers jump, or, in recordings that do not number what they lack,
+    where neighbours are more than half a usual interval further apart than their stride.
+
     Args:
         recordings: where to look.
         wanted: rows that may be in the middle, for each recording; None for all.
@@ -51,14 +54,16 @@ def find_centres(
             the camera is taken to stand still and the triplet is left out.
     """
     centres = []
-    still = 0
+    still = torn = 0
     for number, (recording, rows) in enumerate(zip(recordings, wanted, strict=True)):
         ids, readable = recording.frame_ids, recording.readable
         row_of = {int(i): row for row, i in enumerate(ids) if readable[row]}
+        interval = _usual_interval(recording)
         for row in range(len(ids)) if rows is None else rows.tolist():
             if not readable[row]:
                 continue
-            complete = [s for s in strides if ids[row] - s in row_of and ids[row] + s in row_of]
+            numbered = [s for s in strides if ids[row] - s in row_of and ids[row] + s in row_of]
+            complete = [s for s in numbered if _apart(recording, row, row_of, s) <= (s + 0.5) * interval]
             usable = tuple(
                 stride
                 for stride in complete
@@ -68,6 +73,10 @@ def find_centres(
                 centres.append(Centre(number, row, usable))
             elif complete:
                 still += 1
+            elif numbered:
+                torn += 1
+    if torn:
+        log.info("%d triplets are left out: by their stamps, images are missing in between.", torn)
     if still:
         log.info("%d triplets are left out: the camera stands still (min_change %g).", still, min_change)
     if not centres and still:
@@ -78,6 +87,19 @@ def find_centres(
     if not centres:
         raise DataError("The training recordings hold no three frames in a row.")
     return centres
+
+
+def _usual_interval(recording: CachedRecording) -> float:
+    """The median time from one number to the next, in nanoseconds."""
+    ids, stamps_ns = recording.frame_ids[recording.readable], recording.stamps_ns[recording.readable]
+    return float(np.median(np.diff(stamps_ns) / np.diff(ids))) if len(ids) > 1 else 0.0
+
+
+def _apart(recording: CachedRecording, row: int, row_of: dict[int, int], stride: int) -> int:
+    """The larger of the times to both neighbours, in nanoseconds."""
+    middle = int(recording.frame_ids[row])
+    before, now, after = (int(recording.stamps_ns[row_of[middle + s]]) for s in (-stride, 0, stride))
+    return max(now - before, after - now)
 
 
 def _changes(recording: CachedRecording, row: int, row_of: dict[int, int], stride: int) -> float:
