@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from dualrefine_ros.ros import inputs
@@ -88,6 +88,22 @@ def test_a_restarted_camera_must_be_heard_again(engine, robot, make_node, monkey
     robot.drive([2])
 
 
+def test_a_latched_calibration_is_heard(engine, robot, make_node) -> None:
+    """Sent once, before the node came; and a publisher that keeps nothing may join it."""
+    robot.node.destroy_publisher(robot.camera_infos)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    robot.camera_infos = robot.node.create_publisher(CameraInfo, "camera_info", latched)
+    info = robot.publish_camera_info()
+    node = make_node()
+    robot.wait(lambda: node.intake.camera_info == info, "the calibration of before")
+    robot.drive([1])
+    passing = robot.node.create_publisher(CameraInfo, "camera_info", 10)
+    robot.wait(passing.get_subscription_count, "a subscription that fits both")
+    info.k[0] = 60.0
+    passing.publish(info)
+    robot.wait(lambda: node.intake.camera_info == info, "the calibration of the other")
+
+
 class Clockwork:
     """A node without a ROS graph, and the time that it lives in."""
 
@@ -106,6 +122,9 @@ class Clockwork:
     def destroy_subscription(self, _: object) -> None: ...
 
     def create_timer(self, *_: object, **__: object) -> None: ...
+
+    def resolve_topic_name(self, topic: str) -> str:
+        return f"/{topic}"
 
     def get_publishers_info_by_topic(self, _: str) -> list[Any]:
         return self.publishers

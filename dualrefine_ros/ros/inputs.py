@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
@@ -28,20 +28,28 @@ POLICIES = {"reliable": ReliabilityPolicy.RELIABLE, "sensor_data": ReliabilityPo
 
 
 class Input:
-    """A subscription that can follow the reliability of its publishers.
+    """A subscription that can follow the reliability and durability of its publishers.
 
     A best-effort subscription fits every publisher, but loses most large images even on one machine; a
     reliable one loses nothing, but never hears a best-effort publisher. ``auto`` is reliable until a
-    best-effort publisher appears.
+    best-effort publisher appears. What is latched (published once, and kept for whoever comes later) only a
+    transient local subscription hears, which in turn never hears another publisher: it is one where all are.
 
     Args:
         node: to subscribe on.
         message_type, topic, callback: of the subscription.
         qos: auto, reliable or sensor_data (best effort).
+        latched: whether to hear what was said before. Not for images: an old one is no news.
     """
 
     def __init__(
-        self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], qos: str
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: str,
+        latched: bool = False,
     ) -> None:
         self._node = node
         self._arguments = (message_type, topic, self._hear)
@@ -50,8 +58,9 @@ class Input:
         self._patience = SILENCE
         self._deaf_since: float | None  # monotonic time; None: what is published arrives
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
-        self._qos = qos
+        self._qos, self._latched = qos, latched
         self._reliability = POLICIES.get(qos, ReliabilityPolicy.RELIABLE)
+        self._durability = DurabilityPolicy.VOLATILE
         self._subscription = self._subscribe()
         # Steady: the publishers are there or not, whatever a simulated clock says
         self._timer = node.create_timer(
@@ -96,7 +105,7 @@ class Input:
         with qos_of(self._node, self._arguments[1]):
             return self._node.create_subscription(
                 *self._arguments,
-                QoSProfile(depth=DEPTH, reliability=self._reliability),
+                QoSProfile(depth=DEPTH, reliability=self._reliability, durability=self._durability),
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
                 # Reliability is the parameter image_qos: an override of ROS's could not follow the publisher
                 qos_overriding_options=QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH)),
@@ -108,8 +117,8 @@ class Input:
 
     def _look(self) -> None:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
-        if self._qos == "auto":
-            self._follow(publishers)
+        if publishers:
+            self._follow([publisher.qos_profile for publisher in publishers])
         now, identities = time.monotonic(), frozenset(bytes(one.endpoint_gid) for one in publishers)
         if identities != self._publishers:
             if self._publishers or self._deaf_since is not None:  # else the newcomers were heard already
@@ -128,14 +137,17 @@ class Input:
         self._node.destroy_subscription(self._subscription)
         self._subscription = self._subscribe()
 
-    def _follow(self, publishers: list[Any]) -> None:
-        offered = {publisher.qos_profile.reliability for publisher in publishers}
-        best_effort = ReliabilityPolicy.BEST_EFFORT in offered
-        fitting = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
-        if not offered or fitting is self._reliability:
+    def _follow(self, offered: list[QoSProfile]) -> None:
+        """Ask for what all publishers offer, and for no more: that would not match."""
+        reliability, durability = self._reliability, DurabilityPolicy.VOLATILE
+        if self._qos == "auto":
+            best_effort = any(one.reliability is ReliabilityPolicy.BEST_EFFORT for one in offered)
+            reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+        if self._latched and all(one.durability is DurabilityPolicy.TRANSIENT_LOCAL for one in offered):
+            durability = DurabilityPolicy.TRANSIENT_LOCAL
+        if (reliability, durability) == (self._reliability, self._durability):
             return
-        self._reliability = fitting
+        self._reliability, self._durability = reliability, durability
         self._renew()
-        self._node.get_logger().info(
-            f"Receiving {self.topic} as {fitting.name.lower().replace('_', ' ')}, like its publisher."
-        )
+        names = f"{reliability.name} and {durability.name}".lower().replace("_", " ")
+        self._node.get_logger().info(f"Receiving {self.topic} as {names}, like its publisher.")

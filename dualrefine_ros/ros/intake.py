@@ -55,7 +55,7 @@ class Intake:
 
         kind = CompressedImage if config().image_transport == "compressed" else Image
         (image_topic, info_topic), qos = input_topics(config()), config().image_qos
-        self.infos = Input(node, CameraInfo, info_topic, self._on_camera_info, qos)
+        self.infos = Input(node, CameraInfo, info_topic, self._on_camera_info, qos, latched=True)
         try:
             self.images = Input(node, kind, image_topic, self._on_image, qos)
         except Exception:
