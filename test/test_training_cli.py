@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,57 @@ def test_the_best_is_chosen_on_what_is_neither_trained_nor_tested_on(name: str) 
 def test_a_split_to_validate_on_is_refused(config: Path, capsys) -> None:
     assert fit(config, "--data.validate", '[{"path": "kitti", "split": "eigen_zhou_val"}]') == 2
     assert "name one in kitti instead of the split eigen_zhou_val" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def trained(config: Path) -> Path:
+    """The folder of a run of one step, with its exported network."""
+    run = config.parent / "trained"
+    assert fit(config, "--out", str(run), "--trainer.max_steps", "1") == 0
+    checkpoint = run / "checkpoints" / "latest.ckpt"
+    assert main(["export", str(checkpoint), str(run / "network.safetensors")]) == 0
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--ckpt_path", "network.safetensors"], "start from it by --init"),
+        (["--ckpt_path", "absent.ckpt"], "There is no checkpoint"),
+        (["--ckpt_path", "noise.ckpt"], "is not a PyTorch file"),
+        (["--ckpt_path", "foreign.ckpt"], "is no checkpoint of a training run"),
+        (
+            ["--ckpt_path", "checkpoints/latest.ckpt", "--model.network.depth_backbone", "lcnet_075"],
+            "is of another network (lcnet_050, lcnet_050)",
+        ),
+        (["--init", "checkpoints/latest.ckpt"], "dualrefine export"),
+    ],
+)
+def test_what_a_run_cannot_start_from_is_one_sentence(
+    config: Path, trained: Path, monkeypatch, capsys, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(trained)
+    Path("noise.ckpt").write_bytes(b"noise")
+    torch.save({"epoch": 3}, "foreign.ckpt")
+    capsys.readouterr()
+    assert fit(config, *arguments) == 2
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_only_what_we_have_is_offered(config: Path, command: str, capsys) -> None:
+    assert main(["train", command, "--config", str(config)]) == 2
+    choices = capsys.readouterr().err.splitlines()[-1].partition("choose from")[2].partition(")")[0]
+    assert "fit" in choices
+    assert "validate" in choices
+    assert command not in choices
+
+
+def test_a_run_says_nothing_that_nobody_needs(config: Path, tmp_path: Path) -> None:
+    """In a process of its own: pytest collects what loggers say in another way than people see it."""
+    command = [sys.executable, "-m", "dualrefine_ros.tools.main", "train", "fit", "--config", str(config)]
+    command += ["--out", str(tmp_path / "run"), "--trainer.max_steps", "1"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "`Trainer.fit` stopped" in said.stderr, "what Lightning has to say of the run is still said"
+    assert "weights_only" not in said.stderr
+    assert "Tip" not in said.stderr

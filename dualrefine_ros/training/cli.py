@@ -22,6 +22,7 @@ from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.training.checkpoints import BestCheckpoint, LatestCheckpoint
 from dualrefine_ros.training.curves import RunCurves
 from dualrefine_ros.training.datamodule import TripletData
+from dualrefine_ros.training.export import check_run
 from dualrefine_ros.training.module import DualRefineTraining
 from dualrefine_ros.training.pictures import TrainingPictures
 
@@ -36,6 +37,23 @@ class SyncBatchNorms(TorchSyncBatchNorm):
 
 class TrainingCLI(LightningCLI):
     """LightningCLI with our defaults."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What there is to do, and the arguments of Lightning's that nobody needs."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate")}
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would look for hyperparameters in it: ours are in the configuration."""
+
+    def before_fit(self) -> None:
+        """Refuse a checkpoint that training cannot go on from."""
+        path = self.config[self.config.subcommand].ckpt_path
+        if path is not None:
+            check_run(Path(path), self.model.model)
+
+    before_validate = before_fit
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What belongs to the run rather than to network or data."""
@@ -88,7 +106,7 @@ def latest_checkpoint(out: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run ``fit``, ``validate`` or another command of Lightning's.
+    """Run ``fit`` or ``validate``.
 
     Raises:
         ConfigError: an argument or a configuration file is wrong.
@@ -99,12 +117,19 @@ def main(arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(logger).addFilter(_no_advertisement)
     try:
         _run(list(arguments))
     except ArgumentError as error:
         raise ConfigError(
             f"{' '.join(str(error).split())} ('dualrefine train fit --help' lists all)."
         ) from error
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning recommends services of its makers."""
+    return "Tip: For seamless" not in record.getMessage()
 
 
 def _run(arguments: list[str]) -> None:

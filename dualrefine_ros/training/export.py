@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from dualrefine_ros.errors import CheckpointError, ConfigError
 from dualrefine_ros.model import CheckpointInfo, DualRefine
+from dualrefine_ros.model.checkpoint import SUFFIX
 from dualrefine_ros.model.config import ModelConfig
-from dualrefine_ros.model.published import is_counter
+from dualrefine_ros.model.published import check_fit, is_counter, needed
 from dualrefine_ros.model.torch_file import read_torch_file
 
 _PREFIX = "model."  # of the network in the training module
@@ -20,17 +24,42 @@ def read_run(path: Path) -> tuple[DualRefine, CheckpointInfo]:
         CheckpointError: the file is missing, damaged, no checkpoint of a training run, or its weights are not
             those of the network it names.
     """
+    config, weights, known = _read(path)
+    model = DualRefine(config)
+    model.load_state_dict(weights)
+    return model.eval(), CheckpointInfo(config, known["licence"], known["training"])
+
+
+def check_run(path: Path, model: DualRefine) -> None:
+    """Whether training a network can go on from a file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint of a training run, or of another network.
+    """
+    if path.suffix == SUFFIX:
+        raise CheckpointError(
+            f"{path} is an exported network, without the state of its training: start from it by --init."
+        )
+    config, weights, _ = _read(path)
+    try:
+        check_fit(needed(model), weights)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path} is of another network ({config.depth_backbone}, {config.pose_backbone}): use the "
+            f"configuration it was trained with. {error}"
+        ) from error
+
+
+def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """The network's configuration and weights, and what is known about them."""
     checkpoint = read_torch_file(path)
     try:
         known = checkpoint["dualrefine"]
-        config = ModelConfig(**known["network"])
         weights = {
             key.removeprefix(_PREFIX): value
             for key, value in checkpoint["state_dict"].items()
             if key.startswith(_PREFIX) and not is_counter(key)
         }
+        return ModelConfig(**known["network"]), weights, known
     except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path} is no checkpoint of a training run of ours.") from error
-    model = DualRefine(config)
-    model.load_state_dict(weights)
-    return model.eval(), CheckpointInfo(config, known["licence"], known["training"])
