@@ -97,6 +97,22 @@ def test_the_last_step_is_kept(drive: Path, tmp_path: Path) -> None:
     assert checkpoint(tmp_path / "run", "latest")["global_step"] == 5
 
 
+def test_the_latest_waits_for_no_validation_that_does_not_follow(
+    drive: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Validation every four batches, of which an epoch has three."""
+
+    def power_cut(self: DualRefineTraining, *_: Any) -> None:
+        if self.global_step == STEPS_AN_EPOCH:
+            raise Interrupted
+
+    monkeypatch.setattr(DualRefineTraining, "on_train_batch_start", power_cut)
+    arguments = ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "4")
+    with pytest.raises(Interrupted):
+        train(drive, tmp_path / "run", *arguments)
+    assert checkpoint(tmp_path / "run", "latest")["global_step"] == STEPS_AN_EPOCH
+
+
 @pytest.mark.parametrize(
     ("hook", "step"),
     [

@@ -21,6 +21,7 @@ from training_helpers import TINY, batch_of, write_drive
 
 from dualrefine_ros.model import random_model
 from dualrefine_ros.training.batch import TripletBatch
+from dualrefine_ros.training.checkpoints import BestCheckpoint, LatestCheckpoint
 from dualrefine_ros.training.datamodule import Recording, TripletData
 from dualrefine_ros.training.initialisation import InitialWeights
 from dualrefine_ros.training.module import DualRefineTraining, ScheduleConfig
@@ -211,12 +212,15 @@ def _lightning_process(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
         num_sanity_val_steps=0,
         gradient_clip_val=0.1,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
-        callbacks=[RankSpoiler(folder, steps)],
+        callbacks=[
+            RankSpoiler(folder, steps),
+            BestCheckpoint(folder, "best", monitor="val/ate_percent", save_on_train_epoch_end=False),
+            LatestCheckpoint(folder / "latest.ckpt", every_n_train_steps=1),
+        ],
     )
     trainer.fit(module, data)
 
@@ -225,7 +229,10 @@ def _lightning_process(
 def lightning_states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("lightning")
     lightning_run(folder, steps=(0, 3))
-    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(PROCESSES)]
+    states = [torch.load(folder / f"rank_{rank}.pt") for rank in range(PROCESSES)]
+    for name in ("best", "latest"):
+        states[0][name] = torch.load(folder / f"{name}.ckpt", weights_only=True)
+    return states
 
 
 def test_lightning_keeps_the_processes_together_through_all_phases(lightning_states) -> None:
@@ -240,6 +247,14 @@ def test_lightning_leaves_frozen_teachers_alone(lightning_states) -> None:
     moved = {key for key, value in state["frozen"].items() if not torch.equal(value, state["weights"][key])}
     assert any(key.startswith("refiner.update_block.gru") for key in moved)
     assert not any(key.startswith(("depth_backbone.", "depth_decoder.", "pose_teacher.")) for key in moved)
+
+
+def test_lightning_keeps_one_best_and_one_latest(lightning_states) -> None:
+    state = lightning_states[0]
+    steps_an_epoch = state["latest"]["global_step"] // 3
+    assert state["best"]["global_step"] in (2 * steps_an_epoch, 3 * steps_an_epoch)
+    for key, value in state["weights"].items():
+        assert torch.equal(state["latest"]["state_dict"][f"model.{key}"], value)
 
 
 def test_a_step_that_failed_in_one_process_failed_in_all(lightning_states) -> None:

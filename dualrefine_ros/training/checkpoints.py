@@ -125,5 +125,9 @@ class LatestCheckpoint(Checkpoint):
 
 def _validates(trainer: pl.Trainer) -> bool:
     """Whether validation follows the epoch that ends."""
-    every = trainer.check_val_every_n_epoch or 1
-    return bool(trainer.enable_validation) and (trainer.current_epoch + 1) % every == 0
+    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or batches is None:  # None: by the clock, as nobody can foresee
+        return False
+    if every is None:  # by batches, however many an epoch has
+        return (trainer.fit_loop.total_batch_idx + 1) % batches == 0
+    return (trainer.current_epoch + 1) % every == 0

@@ -47,8 +47,9 @@ def initialise(model: DualRefine, initial: InitialWeights) -> str:
     if initial.checkpoint is not None:
         if initial.checkpoint.suffix == ".ckpt":
             raise CheckpointError(
-                f"{initial.checkpoint} is a training run's state: run 'dualrefine export {initial.checkpoint} "
-                f"{initial.checkpoint.stem}.safetensors' first and start from that, or go on by --ckpt_path."
+                f"{initial.checkpoint} is a training run's state: run 'dualrefine export "
+                f"{initial.checkpoint} {initial.checkpoint.stem}.safetensors' first and start from that, or "
+                "go on by --ckpt_path."
             )
         start = load_checkpoint(initial.checkpoint)
         try:
