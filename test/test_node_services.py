@@ -90,16 +90,18 @@ def test_a_path_that_cannot_be_written_is_refused_in_a_sentence(name: str) -> No
         save_trajectory(name, TRAJECTORY)
 
 
-def test_a_folder_of_somebody_else_is_refused_in_a_sentence() -> None:
+def test_a_folder_of_somebody_else_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """In a process of its own: it gives up root's rights, should it have them."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
     program = (
-        "import os\n"
+        "import os, sys\n"
         "from test_node_services import ConfigError, TRAJECTORY, save_trajectory\n"
         "os.seteuid(65534) if os.geteuid() == 0 else None\n"
-        "try:\n    save_trajectory('/root/x.txt', TRAJECTORY)\n"
+        "try:\n    save_trajectory(sys.argv[1], TRAJECTORY)\n"
         "except ConfigError as error:\n    print(error)\n"
     )
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, str(closed / "x.txt")]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
 
