@@ -1,17 +1,20 @@
-"""How triplets are mirrored and coloured."""
+"""How triplets are mirrored, turned and coloured."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_helpers import INTRINSICS, texture
 
+from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.geometry.camera import rays
-from dualrefine_ros.training.augmentation import AugmentationConfig, augment, jittered, mirror
+from dualrefine_ros.training.augmentation import AugmentationConfig, augment, jittered, mirror, turned
 
 HEIGHT, WIDTH = 64, 96
 
