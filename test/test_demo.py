@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_what_came_back_is_written_when_it_ends_early(tmp_path: Path, end: str) 
         assert "interrupted" in said
     else:
         assert demo.returncode == 2, said
-        assert "vo_node ended with status -9: Running random weights on cpu" in said
+        assert re.search(r"vo_node ended with status -9: \S+", said)
     assert "Traceback" not in said
     assert not Path(f"/proc/{node}").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())

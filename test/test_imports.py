@@ -14,7 +14,7 @@ PACKAGE = "dualrefine_ros"
 
 # From the ground up. What shares a line must not import each other.
 LAYERS = (
-    {"errors"},
+    {"errors", "installed_files"},
     {"frame"},
     {"geometry"},
     {"model", "network_io", "image_motion", "covariance", "devices", "gates", "ground"},

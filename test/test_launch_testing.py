@@ -35,7 +35,7 @@ def generate_test_description() -> LaunchDescription:
 
 class TestTheLaunchedNode(unittest.TestCase):
     def test_it_runs_and_answers_services(self, proc_output) -> None:
-        proc_output.assertWaitFor("Running random weights on cpu", timeout=PATIENCE)
+        proc_output.assertWaitFor("Running the weights that ship on cpu", timeout=PATIENCE)
         rclpy.init()
         robot = Robot("tested")
         try:

@@ -17,6 +17,7 @@ from dualrefine_ros.geometry.quaternion import rotation_from_quaternion
 
 NAMESPACE = "/front"
 SECOND = 10**9
+RANDOM = ("-p", "random_network:=small")
 # Noise and random weights agree on nothing: believe all the same
 CREDULOUS = ("-p", "min_agreement:=-1.0", "-p", "max_agreement_loss:=2.0")
 
@@ -26,7 +27,7 @@ class NodeProcess:
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self.log = log
-        command = [sys.executable, "-m", "dualrefine_ros.ros.node", "--ros-args", *arguments]
+        command = [sys.executable, "-m", "dualrefine_ros.ros.node", "--ros-args", *RANDOM, *arguments]
         with log.open("wb") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 

@@ -6,8 +6,8 @@
 - ``ate`` (m): root mean square of the position errors (Sturm et al., "A Benchmark for the Evaluation of
   RGB-D SLAM Systems", IROS 2012).
 - ``rpe_m`` (m), ``rpe_deg`` (deg): mean error of the motion between consecutive poses.
-- ``scale_spread``: standard deviation over mean of estimated over true length of a step, of the steps in which
-  the camera moved. A monocular estimate whose scale drifts has a large one, whatever the alignment.
+- ``scale_spread``: standard deviation over mean of estimated over true length of a step, of the steps in
+  which the camera moved. A monocular estimate whose scale drifts has a large one, whatever the alignment.
 
 Both trajectories are first expressed relative to their first common pose, then the estimate is aligned.
 """

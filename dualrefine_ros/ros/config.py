@@ -18,12 +18,12 @@ class NodeConfig:
     )
     # The network
     checkpoint: str = parameter(
-        "", "Path of the weights (.safetensors); empty: random weights, whose numbers mean nothing."
+        "", "Path of the weights (.safetensors); empty: those that ship with the package."
     )
     random_network: str = parameter(
-        "small",
-        "The network that is given random weights where checkpoint is empty.",
-        choices=("small", "published"),
+        "none",
+        "A network to be given random weights where checkpoint is empty; its numbers mean nothing.",
+        choices=("none", "small", "published"),
     )
     device: str = parameter(
         "auto", "Where the network runs: auto (CUDA if present, else the CPU), cpu, cuda or cuda:N."
@@ -259,3 +259,8 @@ class NodeConfig:
     trajectory_length: int = parameter(
         100_000, "Poses that it keeps at most; older ones are forgotten.", minimum=1, maximum=10_000_000
     )
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the network is not a trained one."""
+        return not self.checkpoint and self.random_network != "none"

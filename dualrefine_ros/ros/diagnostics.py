@@ -98,8 +98,8 @@ class Diagnostics:
             level, text = WARN, f"degraded: {degraded}"
         elif withheld := self._recent(now, "tf"):
             level, text = WARN, withheld
-        elif not node.config.checkpoint:
-            level, text = WARN, "random weights, the numbers mean nothing: set the parameter checkpoint"
+        elif node.config.has_random_weights:
+            level, text = WARN, "random weights, the numbers mean nothing: leave random_network at none"
         elif node.config.scale_mode != "fixed" and statistics.scale_confidence == 0:
             level, text = (
                 WARN,

@@ -75,8 +75,10 @@ def load_engine(config: NodeConfig) -> Engine:
         ConfigError: the device cannot, or parameters contradict each other.
     """
     from dualrefine_ros.model import load_checkpoint, random_model
+    from dualrefine_ros.model.default_weights import default_checkpoint
     from dualrefine_ros.odometry import VisualOdometry
 
     settings = engine_config(config)
-    model = load_checkpoint(config.checkpoint) if config.checkpoint else random_model(config.random_network)
-    return VisualOdometry(model, settings)
+    if config.has_random_weights:
+        return VisualOdometry(random_model(config.random_network), settings)
+    return VisualOdometry(load_checkpoint(config.checkpoint or default_checkpoint()), settings)

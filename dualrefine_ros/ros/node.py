@@ -49,14 +49,14 @@ class VoNode(LifecycleNode):
 
     Args:
         make_engine: from the parameters; raises a DualRefineError where they cannot be met.
-        threads: with which PyTorch works on images; None leaves that to PyTorch.
+        one_thread_computes: whether this process is the node's own, so that PyTorch may be told which.
         options: of :class:`rclpy.node.Node`.
     """
 
     def __init__(
         self,
         make_engine: Callable[[NodeConfig], Engine] = load_engine,
-        threads: int | None = None,
+        one_thread_computes: bool = False,
         **options: Any,
     ) -> None:
         super().__init__("vo_node", **options)
@@ -66,7 +66,8 @@ class VoNode(LifecycleNode):
         self.statistics = Statistics()
         self.failure: str | None = None  # why configuring failed
         self.crash: BaseException | None = None  # a defect; the process ends with it
-        self._make_engine, self._threads = make_engine, threads
+        self._make_engine, self._one_thread_computes = make_engine, one_thread_computes
+        self._threads: int | None = None  # of the worker, once they are taken from this one
         # while configured
         self.engine: Engine | None = None
         self.tracker: Tracker | None = None
@@ -153,6 +154,8 @@ class VoNode(LifecycleNode):
         images, _ = (resolved(self, topic) for topic in input_topics(config))  # refuses bad names
         extrinsics = self._keep(Extrinsics(self, config))
         outputs = self._keep(Outputs(self, config, extrinsics.buffer))
+        if self._one_thread_computes and self._threads is None:
+            self._threads = compute_alone()
         self.engine = self._make_engine(config)
         self._say_what_runs()
         self._camera = Camera(self._is_rectified(images))
@@ -202,15 +205,14 @@ class VoNode(LifecycleNode):
 
     def _say_what_runs(self) -> None:
         assert self.engine is not None
-        if not self.config.checkpoint:
+        config, weights = self.config, self.config.checkpoint or "the weights that ship"
+        if config.has_random_weights:
+            weights = "random weights"
             self.get_logger().warning(
-                f"No checkpoint is given: the network '{self.config.random_network}' runs with RANDOM "
-                "WEIGHTS. Its depth and odometry mean nothing; set the parameter checkpoint."
+                f"'{config.random_network}' runs with RANDOM WEIGHTS, as random_network asks: its "
+                "depth and odometry mean nothing."
             )
-        self.get_logger().info(
-            f"Running {self.config.checkpoint or 'random weights'} on {self.engine.device}, "
-            f"{self.config.iterations} iterations."
-        )
+        self.get_logger().info(f"Running {weights} on {self.engine.device}, {config.iterations} iterations.")
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
@@ -233,7 +235,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     try:
         _init(args)
-        node = VoNode(threads=compute_alone())
+        node = VoNode(one_thread_computes=True)
         if node.config.autostart:
             start(node)
         return spin(node)

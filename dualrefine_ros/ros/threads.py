@@ -7,11 +7,11 @@ network takes half as long again or twice as long. So one thread has helpers: th
 
 from __future__ import annotations
 
-import torch
-
 
 def compute_alone() -> int:
     """From now on the calling thread computes without helpers; how many threads it had."""
+    import torch  # takes seconds: a wrong parameter is answered before that
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     return threads
@@ -19,4 +19,6 @@ def compute_alone() -> int:
 
 def compute_with(threads: int) -> None:
     """From now on the calling thread computes with so many threads."""
+    import torch
+
     torch.set_num_threads(threads)

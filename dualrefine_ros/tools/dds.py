@@ -7,7 +7,7 @@ import random
 import socket
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from dualrefine_ros.installed_files import find_installed
 
 DOMAINS = range(1, 102)  # those whose ports are not Linux's own (ROS 2 documentation, "The ROS_DOMAIN_ID")
 PROFILE = Path("config/fastdds.xml")
@@ -35,17 +35,8 @@ def make_room_for_images() -> None:
     """Name the Fast DDS profile that holds whole images in shared memory, where it is installed."""
     if any(variable in os.environ for variable in PROFILE_VARIABLES):
         return
-    for folder in (Path(__file__).resolve().parents[2], _share()):
-        if folder is not None and (folder / PROFILE).is_file():
-            os.environ[PROFILE_VARIABLES[0]] = str(folder / PROFILE)
-            return
-
-
-def _share() -> Path | None:
-    try:
-        return Path(get_package_share_directory("dualrefine_ros"))
-    except (LookupError, OSError):  # not installed by colcon; no ROS environment
-        return None
+    if (profile := find_installed(PROFILE)) is not None:
+        os.environ[PROFILE_VARIABLES[0]] = str(profile)
 
 
 def _is_free(domain: int) -> bool:

@@ -20,11 +20,11 @@ from rclpy.signals import SignalHandlerOptions
 
 from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError
-from dualrefine_ros.model import PRESETS
 from dualrefine_ros.odometry import OdometryConfig, resolve_device
 from dualrefine_ros.tools.dds import set_up_dds
 from dualrefine_ros.tools.demo_player import BASE_FRAME, T_BASE_CAM, DemoError, Player
 from dualrefine_ros.tools.demo_report import FILES, write_results
+from dualrefine_ros.tools.weights import add_weights_arguments, chosen_checkpoint
 
 BUNDLED_CLIP = Path("clips/kitti_0001")
 NODE_LOG = "vo_node.log"
@@ -37,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``dualrefine demo``."""
     parser.add_argument("--clip", type=Path, default=BUNDLED_CLIP, help="a recording: see dualrefine replay")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
-    parser.add_argument("--checkpoint", type=Path, help="weights (.safetensors); without: random ones")
-    parser.add_argument(
-        "--network", choices=sorted(PRESETS), default="published", help="that random weights are drawn for"
-    )
+    add_weights_arguments(parser)
     parser.add_argument(
         "--iterations", type=int, default=OdometryConfig.iterations, help="refinement iterations"
     )
@@ -57,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Play, record, and write what came back, even if it is not everything."""
     source, frame_count = _open_clip(args)
+    args.checkpoint = chosen_checkpoint(args)
     _prepare(args.out)
     if not args.checkpoint:
-        print(f"No checkpoint is given: '{args.network}' runs with RANDOM WEIGHTS, its numbers mean nothing.")
+        print(f"'{args.network}' runs with RANDOM WEIGHTS: its numbers mean nothing.")
     interruption = Interruption()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM too, so that the node never outlives the demo
         signal.signal(number, interruption)
@@ -118,9 +116,12 @@ def _prepare(folder: Path) -> None:
 
 
 def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
+    # the base hangs below the camera by metres, so the way must be in metres too
+    metric = {"scale.mode": "camera_height", "scale.camera_height": float(T_BASE_CAM[2, 3])}
     return {
+        **(metric if args.checkpoint else {}),
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else "",
-        "random_network": args.network,
+        "random_network": args.network or "none",
         "iterations": args.iterations,
         "device": args.device,
         "base_frame": BASE_FRAME,
@@ -132,7 +133,7 @@ def _facts(args: argparse.Namespace, source: Source) -> dict[str, Any]:
     return {
         "clip": source.name,
         "weights": str(args.checkpoint) if args.checkpoint else "random",
-        "network": None if args.checkpoint else args.network,
+        "network": args.network,
         "iterations": args.iterations,
         "device": str(resolve_device(args.device, torch.cuda.is_available())),
         "playback": "lock-step" if args.rate is None else f"{args.rate:g} Hz",

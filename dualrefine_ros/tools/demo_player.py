@@ -38,7 +38,7 @@ RELIABLE = QoSProfile(depth=10)
 START_PATIENCE = 120.0  # seconds for the node to load its network and to be found
 FRAME_PATIENCE = 120.0  # seconds for one answer
 REPEAT_AFTER = 15.0  # seconds until an unanswered image is sent again (the node refuses a repetition)
-DISCOVERY = 2.0  # seconds in which nodes of the same domain find each other
+DISCOVERY = 4.0  # seconds in which nodes of the same domain find each other
 SPIN = 0.02  # seconds between looks at the node's health
 
 
@@ -213,6 +213,7 @@ class Player:
         self.recording.depth_stamps.add(stamp_ns)
         self._unanswered = {other: f for other, f in self._unanswered.items() if other > stamp_ns}
         done = list(self.recording.sent).index(stamp_ns) / self._frame_count
-        if len(self.recording.sheet) <= done * self._sheet_length:
+        # in the middle of each part of the clip: the first frames know no scale yet
+        if len(self.recording.sheet) + 0.5 <= done * self._sheet_length:
             depth = np.frombuffer(message.data, "<f4").reshape(message.height, message.width).copy()
             self.recording.sheet.append((frame, depth))

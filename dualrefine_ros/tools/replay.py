@@ -26,6 +26,7 @@ from dualrefine_ros.evaluation.results import DEPTH_FORMATS, ResultsFolder
 from dualrefine_ros.model import PRESETS, ModelConfig, load_checkpoint, random_model
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.odometry import PRECISIONS, OdometryConfig, VisualOdometry
+from dualrefine_ros.tools.weights import add_weights_arguments, chosen_checkpoint
 
 RANDOM = "RANDOM WEIGHTS"
 SOURCE_OPTIONS = ("sequence", "camera", "topic", "calibration", "rate")
@@ -40,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, help="KITTI sequence or raw drive, folder of images, video, or ROS 2 bag"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights; without, random ones")
-    parser.add_argument(
-        "--network", choices=sorted(PRESETS), default="published", help="that random weights are drawn for"
-    )
+    add_weights_arguments(parser)
     parser.add_argument(
         "--iterations", type=int, default=defaults.iterations, metavar="N", help="of refinement"
     )
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay, leave results, say where they are."""
     source = open_source(args.source, **{name: getattr(args, name) for name in SOURCE_OPTIONS})
     indices = select(source, args.start, args.end, args.every)
-    model, weights = _load(args.checkpoint, args.network)
+    model, weights = _load(chosen_checkpoint(args), args.network)
     config = OdometryConfig(args.iterations, args.device, precision=args.precision)
     network = _network_name(model.config)
     # the gap that parts two drives is counted in the frames that are taken
@@ -140,12 +138,13 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _load(checkpoint: Path | None, network: str) -> tuple[DualRefine, str]:
+def _load(checkpoint: Path | None, network: str | None) -> tuple[DualRefine, str]:
     """The network, and its weights in words."""
     if checkpoint is not None:
         return load_checkpoint(checkpoint), f"weights {checkpoint.stem}"
+    assert network is not None
     print(
-        f"No checkpoint is given: '{network}' runs with {RANDOM}, its trajectory and depth mean nothing.",
+        f"'{network}' runs with {RANDOM}: its trajectory and depth mean nothing.",
         file=sys.stderr,
     )
     return random_model(network), RANDOM
