@@ -28,7 +28,7 @@ from dualrefine_ros.tools.weights import add_weights_arguments, chosen_checkpoin
 
 BUNDLED_CLIP = Path("clips/kitti_0001")
 NODE_LOG = "vo_node.log"
-SHEET_LENGTH = 6
+SHEET_LENGTH = 7  # frames; the first, whose scale nobody knows yet, is drawn only if it is the only one
 LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[\S+\]: ")  # severity, time, logger
 NODE_PATIENCE = 20.0  # seconds for the node to end by itself
 

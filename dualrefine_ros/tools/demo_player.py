@@ -213,7 +213,6 @@ class Player:
         self.recording.depth_stamps.add(stamp_ns)
         self._unanswered = {other: f for other, f in self._unanswered.items() if other > stamp_ns}
         done = list(self.recording.sent).index(stamp_ns) / self._frame_count
-        # in the middle of each part of the clip: the first frames know no scale yet
-        if len(self.recording.sheet) + 0.5 <= done * self._sheet_length:
+        if len(self.recording.sheet) <= done * self._sheet_length:
             depth = np.frombuffer(message.data, "<f4").reshape(message.height, message.width).copy()
             self.recording.sheet.append((frame, depth))

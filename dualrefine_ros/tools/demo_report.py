@@ -53,7 +53,7 @@ def write_results(
             folder / TRAJECTORY_PICTURE, trajectory, truth and move_to_base(truth, T_base_cam), title
         )
     if recording.sheet:
-        draw_depth_sheet(folder / DEPTH_PICTURE, recording.sheet, title)
+        draw_depth_sheet(folder / DEPTH_PICTURE, recording.sheet[1:] or recording.sheet, title)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
