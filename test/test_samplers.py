@@ -143,6 +143,20 @@ def test_choice() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
+def test_a_compiled_library_that_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_library", None)
+    monkeypatch.setattr(compiled, "_reason", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = compiled._compiled()
+    whole = path.stat().st_size
+    os.truncate(path, whole // 3)
+    assert compiled.available(), compiled.reason()
+    assert path.stat().st_size == whole
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
 @pytest.mark.parametrize("compiler", ["", "/bin/false", "no-such-compiler"])
 def test_without_a_working_compiler_the_plain_sampler_serves(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

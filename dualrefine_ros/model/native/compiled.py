@@ -93,12 +93,15 @@ def _compiled() -> Path:
     sources = sorted(HERE.glob("*.cpp"))
     text = [path.read_text() for path in (*sources, *sorted(HERE.glob("*.h")))]
     key = hashlib.sha256("\0".join((*text, compiler, *FLAGS, _processor())).encode()).hexdigest()
-    target = cache_folder() / f"native-{key[:16]}.so"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        built = Path(folder) / target.name
+    cache, name = cache_folder(), f"native-{key[:16]}"
+    for path in cache.glob(f"{name}.*.so"):
+        if (
+            path.name == f"{name}.{path.stat().st_size}.so"
+        ):  # else it was cut off, and loading it crashes
+            return path
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        built = Path(folder) / "native.so"
         for tuning in TUNING:
             command = [*compiler.split(), *FLAGS, *tuning, *map(str, sources), "-o", str(built)]
             result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -106,5 +109,6 @@ def _compiled() -> Path:
                 break
         else:
             raise OSError(f"{compiler} failed: {result.stderr.strip().splitlines()[:1]}")
+        target = cache / f"{name}.{built.stat().st_size}.so"
         os.replace(built, target)
     return target
