@@ -95,9 +95,7 @@ def _compiled() -> Path:
     key = hashlib.sha256("\0".join((*text, compiler, *FLAGS, _processor())).encode()).hexdigest()
     cache, name = cache_folder(), f"native-{key[:16]}"
     for path in cache.glob(f"{name}.*.so"):
-        if (
-            path.name == f"{name}.{path.stat().st_size}.so"
-        ):  # else it was cut off, and loading it crashes
+        if path.name == f"{name}.{path.stat().st_size}.so":  # else it was cut off, and loading it crashes
             return path
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
