@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
-from node_harness import FOCAL_LENGTH, HEIGHT, SECOND, WIDTH
+from node_harness import FOCAL_LENGTH, HEIGHT, SECOND, WIDTH, Robot
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
@@ -165,23 +165,28 @@ def test_tf_is_inverted_from_the_start_or_never(robot, make_node) -> None:
     assert [t.transform.translation.x for t in transforms] == pytest.approx([0.0, -1.0, -2.0])
 
 
-@pytest.mark.parametrize("rival", ["footprint", "odom"])
-def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, rival) -> None:
-    """Whether somebody hangs it elsewhere, or moves it in the same way as we would."""
-    node = make_node(checkpoint="some.safetensors")
-    robot.listen("/diagnostics", DiagnosticArray)
+def drive_beside_a_stranger(robot: Robot, parent: str, child: str, seconds: int = 0) -> None:
+    """Answer two images after somebody else has given a frame a parent in TF."""
     stranger = robot.node.create_publisher(TFMessage, "/tf", 10)
     robot.wait(stranger.get_subscription_count, "the node's listener")
     robot.spin_for(0.3)
-    transform = TransformStamped(header=Header(frame_id=rival), child_frame_id="base_link")
+    transform = TransformStamped(header=Header(frame_id=parent), child_frame_id=child)
     transform.transform.rotation.w = 1.0
-    transform.header.stamp.sec = 77
+    transform.header.stamp.sec = seconds
     stranger.publish(TFMessage(transforms=[transform]))
     robot.wait(lambda: robot.heard["/tf"], "the stranger's transform")
     robot.spin_for(0.3)
     robot.publish_camera_info()
     robot.drive([1, 2])
     robot.spin_for(0.2)
+
+
+@pytest.mark.parametrize("rival", ["footprint", "odom"])
+def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, rival) -> None:
+    """Whether somebody hangs it elsewhere, or moves it in the same way as we would."""
+    node = make_node(checkpoint="some.safetensors")
+    robot.listen("/diagnostics", DiagnosticArray)
+    drive_beside_a_stranger(robot, rival, "base_link", seconds=77)
     assert len(robot.heard["/tf"]) == 1
     said = f"gives 'base_link' the parent '{rival}'"
     assert capfd.readouterr().err.count(said) == 1
@@ -201,17 +206,7 @@ def test_a_frame_that_has_a_parent_gets_no_second_one(robot, make_node, capfd, r
 def test_an_inverted_transform_is_no_second_parent_either(robot, make_node, capfd) -> None:
     """Of odom, which hangs on the map already."""
     make_node(invert_tf=True)
-    stranger = robot.node.create_publisher(TFMessage, "/tf", 10)
-    robot.wait(stranger.get_subscription_count, "the node's listener")
-    robot.spin_for(0.3)
-    transform = TransformStamped(header=Header(frame_id="map"), child_frame_id="odom")
-    transform.transform.rotation.w = 1.0
-    stranger.publish(TFMessage(transforms=[transform]))
-    robot.wait(lambda: robot.heard["/tf"], "the stranger's transform")
-    robot.spin_for(0.3)
-    robot.publish_camera_info()
-    robot.drive([1, 2])
-    robot.spin_for(0.2)
+    drive_beside_a_stranger(robot, "map", "odom")
     assert len(robot.heard["/tf"]) == 1
     assert "gives 'odom' the parent 'map'" in capfd.readouterr().err
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_helpers import TINY, batch_of, write_drive
+from training_helpers import TINY, batch_of, trainer, write_drive
 
 from dualrefine_ros.model import random_model
 from dualrefine_ros.training.batch import TripletBatch
@@ -203,26 +203,13 @@ def _lightning_process(
         workers=0,
         cache=folder / "cache",
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=PROCESSES,
-        strategy="ddp_find_unused_parameters_true",
-        max_epochs=3,
-        default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        gradient_clip_val=0.1,
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-        callbacks=[
-            RankSpoiler(folder, steps),
-            BestCheckpoint(folder, "best", monitor="val/ate_percent", save_on_train_epoch_end=False),
-            LatestCheckpoint(folder / "latest.ckpt", every_n_train_steps=1),
-        ],
+    callbacks = (
+        RankSpoiler(folder, steps),
+        BestCheckpoint(folder, "best", monitor="val/ate_percent", save_on_train_epoch_end=False),
+        LatestCheckpoint(folder / "latest.ckpt", every_n_train_steps=1),
     )
-    trainer.fit(module, data)
+    ddp = {"devices": PROCESSES, "strategy": "ddp_find_unused_parameters_true"}
+    trainer(folder, *callbacks, limit_val_batches=1.0, **ddp).fit(module, data)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,11 @@ import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from dualrefine_ros.data.source import Source
 from dualrefine_ros.errors import DataError
 from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.depth_metrics import DepthErrors, evaluate_depth, mean_errors
-from dualrefine_ros.evaluation.odometry_metrics import SEGMENT_LENGTHS, OdometryResult, evaluate_odometry
+from dualrefine_ros.evaluation.odometry_metrics import SEGMENT_LENGTHS, evaluate_odometry
 from dualrefine_ros.evaluation.replay import Step, replay
 from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.model import DualRefine
@@ -23,7 +21,6 @@ from dualrefine_ros.training.recipe import Phase
 log = logging.getLogger(__name__)
 
 Figures = dict[str, float]
-MOVING = 0.2  # metres between frames from which a step's scale is measured
 
 
 @dataclass(frozen=True)
@@ -109,21 +106,10 @@ def odometry_figures(name: str, estimate: Trajectory | None, truth: Trajectory) 
     except DataError as error:
         log.warning("%s has no odometry figures: %s", name, error)
         return figures
-    length = float(result.truth.distances()[-1])
-    figures["ate_percent"] = 100 * result.ate / length if length > 0 else math.nan
-    figures["rotation_deg"] = result.rpe_deg
-    figures["scale_spread"] = scale_spread(result)
-    if result.t_err is not None:
-        figures["t_err"] = result.t_err
-    return figures
-
-
-def scale_spread(result: OdometryResult) -> float:
-    """Standard deviation over mean of estimated over true step, of the steps in which the camera moved."""
-    estimated, true = (
-        np.linalg.norm(np.diff(trajectory.positions, axis=0), axis=1)
-        for trajectory in (result.estimate, result.truth)
-    )
-    moved = true > MOVING
-    ratios = estimated[moved] / true[moved]
-    return float(ratios.std() / ratios.mean()) if len(ratios) else math.nan
+    found = {
+        "ate_percent": result.ate_percent,
+        "rotation_deg": result.rpe_deg,
+        "scale_spread": result.scale_spread,
+        "t_err": result.t_err,
+    }
+    return figures | {name: value for name, value in found.items() if value is not None}
