@@ -18,7 +18,7 @@ MAX_TURN = 10.0  # degrees
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How often and how much; a triplet's three frames are changed alike.
+    """How often and how much; a triplet's three frames are changed alike, but for ``shake``.
 
     Raises:
         ConfigError: a number is out of range.
@@ -34,12 +34,17 @@ class AugmentationConfig:
     # degrees, standard deviations of pitch, yaw and roll of the camera, cut at twice as much: for roads that
     # slope and cameras that are mounted otherwise
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    shake: float = 0.0  # probability of turning the outer two frames besides, each in a way of its own
+    # degrees, as above, of what that adds to the motion: for cameras that turn more than those of the recordings
+    shake_turn: tuple[float, float, float] = (0.4, 1.5, 0.4)
 
     def __post_init__(self) -> None:
-        if not all(0 <= angle <= MAX_TURN for angle in self.turn):
-            raise ConfigError(f"The augmentation's turn must be 0 to {MAX_TURN:g} degrees, not {self.turn}.")
+        for name in ("turn", "shake_turn"):
+            angles = getattr(self, name)
+            if not all(0 <= angle <= MAX_TURN for angle in angles):
+                raise ConfigError(f"The augmentation's {name} must be 0 to {MAX_TURN:g} degrees, not {angles}.")
         for name, value in vars(self).items():
-            if name != "turn" and not 0 <= value <= 1:
+            if not isinstance(value, tuple) and not 0 <= value <= 1:
                 raise ConfigError(f"The augmentation's {name} must be between 0 and 1, not {value}.")
         if self.hue > 0.5:
             raise ConfigError(f"The augmentation's hue must be 0.5 at most, not {self.hue}.")
@@ -60,15 +65,25 @@ def augment(
         The images to compare, the images to look at, the intrinsics.
     """
     flip, jitter, gray = torch.rand(3, generator=generator).tolist()
+    shaken = config.shake > 0 and bool(torch.rand((), generator=generator) < config.shake)
     if flip < config.flip:
         images, intrinsics = mirror(images, intrinsics)
     if gray < config.grayscale:
         images = colour.rgb_to_grayscale(images, num_output_channels=3)
+    angles = torch.zeros(3, 3)
     if any(config.turn):
-        angles = torch.randn(3, generator=generator).clamp(-2, 2) * torch.tensor(config.turn)
+        angles += _angles(1, config.turn, generator)
+    if shaken:
+        angles[[0, 2]] += _angles(2, config.shake_turn, generator)
+    if angles.any():
         images = turned(images, intrinsics, angles)
     seen = jittered(images, config, generator) if jitter < config.jitter else images
     return images, seen, intrinsics
+
+
+def _angles(count: int, deviations: tuple[float, float, float], generator: torch.Generator) -> Tensor:
+    """As many turns (count, 3) about x, y and z, in degrees."""
+    return torch.randn(count, 3, generator=generator).clamp(-2, 2) * torch.tensor(deviations)
 
 
 def mirror(images: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,15 +93,23 @@ def mirror(images: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def turned(images: Tensor, intrinsics: Tensor, angles: Tensor) -> Tensor:
-    """What a camera at the same place would see that is turned by angles (3,) about x, y and z, in degrees.
+    """What cameras at the same places would see that are turned about x, y and z.
 
-    What lies outside of the images is their border. A camera that is turned alike in all three frames has
-    moved as before, in axes of its own.
+    What lies outside of the images is their border. Cameras that are all turned alike have moved as before,
+    in axes of their own; where one is turned otherwise, the motion between them has another rotation, and
+    in the axes of the one the same translation.
+
+    Args:
+        images: (N, 3, H, W).
+        intrinsics: (4,).
+        angles: (N, 3), or (1, 3) for all, degrees.
     """
     height, width = images.shape[-2:]
-    T_images_turned = from_rotation_translation(so3_exp(torch.deg2rad(angles)[None]), torch.zeros(1, 3, 1))
-    directions = transform(T_images_turned, rays(intrinsics[None], height, width))
-    grid = sampling_grid(project(directions, intrinsics[None]), height, width)
+    count = len(angles)
+    T_images_turned = from_rotation_translation(so3_exp(torch.deg2rad(angles)), torch.zeros(count, 3, 1))
+    cameras = intrinsics.expand(count, 4)
+    directions = transform(T_images_turned, rays(cameras, height, width))
+    grid = sampling_grid(project(directions, cameras), height, width)
     found = grid_sample(
         images.float(),
         grid.expand(len(images), -1, -1, -1),
