@@ -184,12 +184,14 @@ def test_what_cannot_be_had_is_refused_in_one_sentence(
     given = ["export", str(tmp_path / "net.safetensors")]
     assert main([*given, str(tmp_path / "nowhere" / "a.onnx")]) == 2
     assert main([*given, str(tmp_path / "a.pb")]) == 2
+    assert main([*given, str(tmp_path / "a.onnx"), "--half"]) == 2
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
     assert main([*given, str(tmp_path / "a.onnx")]) == 2
     with pytest.raises(ConfigError, match="pip install"):
         VisualOdometry(model, OdometryConfig(device="cpu", backend="onnx"))
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "folder" in lines[0]
-    assert "dualrefine_ros[onnx]" in lines[2]
+    assert "--half" in lines[2]
+    assert "dualrefine_ros[onnx]" in lines[3]
     assert list(tmp_path.glob("*.onnx")) == []

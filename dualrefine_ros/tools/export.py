@@ -38,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(
             f"Exports are {SUFFIX} or {ONNX} files: name the output {args.output.stem}{SUFFIX}."
         )
+    if args.half and args.output.suffix == ONNX:
+        raise CheckpointError(
+            f"--half stores the weights of a *{SUFFIX} in 16 bits: leave it out for {ONNX} files."
+        )
     model, info = _read(args.checkpoint)
     if args.output.suffix == ONNX:
         from dualrefine_ros.model.onnx_export import export_onnx
