@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -100,6 +102,39 @@ def test_elsewhere_pytorch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(native, "available", lambda: False)
     out = conv(x, bias=bias[:, :, 0, 0], addend=addend, relu=True)
     torch.testing.assert_close(out.double(), exact, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["second map", "bias", "addend"])
+@pytest.mark.parametrize("fault", ["shape", "type", "device"])
+def test_what_cpp_cannot_read_is_pytorchs(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too small, of other numbers, elsewhere: an error, or the sum as PyTorch broadcasts and widens it."""
+    monkeypatch.setattr(
+        Convolution3x3, "_winograd", lambda *_: pytest.fail("C++ would read outside of memory")
+    )
+    x, second, addend = maps((2, 16, 9, 6), (2, 8, 9, 6), (2, 20, 9, 6))
+    given = {"second map": second, "bias": torch.zeros(2, 20), "addend": addend}
+    right = given[name]
+    given[name] = {"shape": right[:1], "type": right.half(), "device": right.to("meta")}[fault]
+    with contextlib.suppress(RuntimeError):
+        layer(24, 20)(x, given["second map"], bias=given["bias"], addend=given["addend"])
+
+
+def test_maps_with_too_few_channels_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        layer(24, 20)(*maps((2, 16, 9, 6), (2, 7, 9, 6)))
+
+
+def test_weights_of_another_type_are_not_read() -> None:
+    conv, (x,) = layer(24, 20).double(), maps((2, 24, 9, 6))
+    with pytest.raises(RuntimeError, match="type"):
+        conv(x)
+
+
+def test_what_is_added_has_gradients() -> None:
+    conv, (x, addend) = layer(24, 20), maps((2, 24, 9, 6), (2, 20, 9, 6))
+    conv(x, addend=addend.requires_grad_()).sum().backward()
+    assert addend.grad is not None
+    assert bool((addend.grad == 1).all())
 
 
 @pytest.mark.parametrize(

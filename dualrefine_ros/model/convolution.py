@@ -47,7 +47,7 @@ class Convolution3x3(nn.Module):
             addend: (B, O, H, W), added before the relu.
             relu: whether negative numbers become 0.
         """
-        if self._is_worth_it(maps):
+        if self._can_read(maps, bias, addend) and self._is_worth_it(maps):
             return self._winograd(maps, bias, addend, relu)
         out = conv2d(maps[0] if len(maps) == 1 else torch.cat(maps, 1), self.weight, self.bias, padding=1)
         if bias is not None:
@@ -60,12 +60,29 @@ class Convolution3x3(nn.Module):
         B, _, H, W = maps[0].shape
         return (
             not torch.compiler.is_compiling()
-            and all(m.device.type == "cpu" and m.dtype == torch.float32 for m in maps)
             and not torch.is_autocast_enabled("cpu")
-            and not (torch.is_grad_enabled() and any(m.requires_grad for m in maps))
             and self.weight.shape[1] >= _MIN_CHANNELS
             and B * -(-H // 4) * -(-W // 4) >= _MIN_TILES
             and native.available()
+        )
+
+    def _can_read(self, maps: tuple[Tensor, ...], bias: Tensor | None, addend: Tensor | None) -> bool:
+        """Whether all numbers lie where C++ looks for them; else PyTorch computes, or says what is wrong."""
+        weight, grad = self.weight, torch.is_grad_enabled()
+        for t in (weight, self.bias, bias, addend, *maps):
+            if t is not None and (t.dtype != torch.float32 or not t.is_cpu or (grad and t.requires_grad)):
+                return False
+        (outs, ins, _, _), (B, _, H, W) = weight.shape, maps[0].shape
+        channels = 0
+        for m in maps:
+            shape = m.shape
+            if shape != (B, shape[1], H, W):
+                return False
+            channels += shape[1]
+        return (
+            channels == ins
+            and (bias is None or bias.shape == (B, outs))
+            and (addend is None or addend.shape == (B, outs, H, W))
         )
 
     def _winograd(
