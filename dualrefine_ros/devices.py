@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -29,6 +30,19 @@ def resolve_device(requested: str, cuda_available: bool) -> torch.device:
     if device.type == "cuda" and not cuda_available:
         raise ConfigError(f"Device '{requested}' was asked for, but PyTorch sees no CUDA: use auto or cpu.")
     return device
+
+
+def why_slow(device: torch.device, precision: str) -> str:
+    """A sentence where a precision costs time instead of saving it; empty where it does not."""
+    if device.type != "cpu" or precision == "float32" or platform.machine() not in ("x86_64", "AMD64"):
+        return ""
+    extensions = torch.backends.cpu.get_cpu_capability()
+    if extensions not in ("DEFAULT", "AVX2"):
+        return ""
+    return (
+        f"{precision} is slower than float32 on this CPU, which has no instructions for it ({extensions}): "
+        "leave precision at float32."
+    )
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ fails on the way changes nothing.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from dualrefine_ros.covariance import Matrix, moved, rest_covariance, scale_covariance, symmetric
-from dualrefine_ros.devices import attempt, free_cache, resolve_device
+from dualrefine_ros.devices import attempt, free_cache, resolve_device, why_slow
 from dualrefine_ros.errors import ConfigError, DeviceError
 from dualrefine_ros.frame import NANOSECONDS, Estimate, Frame, Status
 from dualrefine_ros.gates import Look, blindness, blur, look_at
@@ -31,6 +32,7 @@ from dualrefine_ros.scale import Scale, ScaleEstimator
 
 __all__ = ["PRECISIONS", "OdometryConfig", "VisualOdometry", "resolve_device"]
 
+_log = logging.getLogger(__name__)
 _OPTICAL_DOWN = np.array([0.0, 1.0, 0.0])  # of a camera that looks along the ground
 
 
@@ -49,9 +51,14 @@ class VisualOdometry:
         self.model = _network(model, config.backend).to(self.device)
         self._spare = model if self.device.type != "cpu" else None  # for the CPU, should the device fail
         self._released = False
+        self._warn_if_slow()
         self._scale = ScaleEstimator(config.scale)
         self._down = _OPTICAL_DOWN
         self._memory = Memory(self._start())
+
+    def _warn_if_slow(self) -> None:
+        if slow := why_slow(self.device, self.config.precision):
+            _log.warning(slow)
 
     @property
     def iterations(self) -> int:
@@ -111,7 +118,9 @@ class VisualOdometry:
             raise ConfigError("Device and backend cannot be changed while the engine runs: start it anew.")
         if config.scale != self.config.scale:
             self._scale = ScaleEstimator(config.scale)
-        self.config, self.iterations = config, config.iterations
+        precision, self.config, self.iterations = self.config.precision, config, config.iterations
+        if config.precision != precision:
+            self._warn_if_slow()
 
     def _start(self) -> UncertainPose:
         return UncertainPose(covariance=rest_covariance(self.config.covariance))
@@ -162,7 +171,7 @@ class VisualOdometry:
                 T = seen.motion.T_prev_cur
                 distance, angle = float(np.linalg.norm(T[:3, 3])), rotation_angle(T)
                 self._scale.see_motion(key.stamp_ns, frame.stamp_ns, distance, angle)
-        return self._chain(frame, look, verdict, scale, seen, clock)
+            return self._chain(frame, look, verdict, scale, seen, clock)
 
     def _observe(self, frame: Frame, key: Keyframe | None, clock: StageClock) -> tuple[Observation, str]:
         """What the network says, and why it says less than it was asked; see ``on_device_error``."""

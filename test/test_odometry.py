@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dualrefine_ros.data.source import open_source
+from dualrefine_ros.devices import why_slow
 from dualrefine_ros.errors import ConfigError, InputError
 from dualrefine_ros.frame import Frame, Intrinsics, Status
 from dualrefine_ros.model import DualRefine, random_model
@@ -201,6 +202,27 @@ def test_devices() -> None:
         resolve_device("cuda", cuda_available=False)
     with pytest.raises(ConfigError, match="no device 'abacus'"):
         resolve_device("abacus", cuda_available=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "extensions", "slow"),
+    [("x86_64", "AVX2", True), ("x86_64", "AVX512", False), ("aarch64", "DEFAULT", False)],
+)
+def test_short_precisions_that_cost_time_are_named(
+    model: DualRefine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    machine: str,
+    extensions: str,
+    slow: bool,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: extensions)
+    odometry = VisualOdometry(model, OdometryConfig(device="cpu"))
+    assert not caplog.messages
+    odometry.reconfigure(OdometryConfig(device="cpu", precision="bfloat16"))
+    assert [("slower than float32" in message) for message in caplog.messages] == [True] * slow
+    assert why_slow(torch.device("cuda"), "float16") == ""
 
 
 def test_configurations_out_of_range() -> None:

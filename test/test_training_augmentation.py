@@ -36,8 +36,8 @@ def test_a_turned_camera_sees_the_same_points_elsewhere() -> None:
         u, v = 60.0, 24.0
         image = torch.zeros(3, 3, HEIGHT, WIDTH, dtype=torch.uint8)
         image[..., int(v) - 1 : int(v) + 2, int(u) - 1 : int(u) + 2] = 200
-        angles = torch.zeros(3)
-        angles[axis] = angle
+        angles = torch.zeros(1, 3)
+        angles[0, axis] = angle
         seen = turned(image, torch.tensor((fx, fy, cx, cy)), angles)
         R_old_new = Rotation.from_euler("xyz"[axis], angle, degrees=True).as_matrix()
         x, y, z = R_old_new.T @ ((u - cx) / fx, (v - cy) / fy, 1.0)
@@ -59,6 +59,36 @@ def test_all_frames_turn_alike_and_not_too_far() -> None:
     assert torch.equal(intrinsics, torch.tensor(INTRINSICS))
     with pytest.raises(ConfigError, match="0 to 10 degrees"):
         AugmentationConfig(turn=(0.0, 0.0, 30.0))
+
+
+def test_a_shaken_triplet_has_other_rotations_and_the_same_translations() -> None:
+    """The middle frame stays; points seen in the outer two move as by a rotation alone: their rays tell."""
+    image = torch.from_numpy(texture(HEIGHT, WIDTH)).permute(2, 0, 1).expand(3, -1, -1, -1)
+    config = AugmentationConfig(flip=0, jitter=0, shake=1, shake_turn=(0.0, 3.0, 0.0))
+    intrinsics, generator = torch.tensor(INTRINSICS), torch.Generator().manual_seed(0)
+    moved = [augment(image, intrinsics, config, generator)[0] for _ in range(4)]
+    for frames in moved:
+        assert torch.equal(frames[1], image[1])
+        assert not torch.equal(frames[0], image[0])
+        assert not torch.equal(frames[0], frames[2])
+    assert not torch.equal(moved[0][0], moved[1][0])
+    alone = augment(image, intrinsics, AugmentationConfig(flip=0, jitter=0, shake=0), generator)[0]
+    assert torch.equal(alone, image)
+    with pytest.raises(ConfigError, match="shake must be between 0 and 1"):
+        AugmentationConfig(shake=2)
+    with pytest.raises(ConfigError, match="shake_turn must be 0 to 10 degrees"):
+        AugmentationConfig(shake_turn=(0.0, 11.0, 0.0))
+
+
+def test_each_frame_turns_by_its_own_angles() -> None:
+    image = torch.from_numpy(texture(HEIGHT, WIDTH)).permute(2, 0, 1).expand(3, -1, -1, -1)
+    intrinsics, angles = torch.tensor(INTRINSICS), torch.tensor([[0, 2, 0], [0, 0, 0], [1, 0, -3.0]])
+    together = turned(image, intrinsics, angles)
+    assert torch.equal(together[1], image[1])
+    for frame in range(3):
+        assert torch.equal(
+            together[frame], turned(image[frame : frame + 1], intrinsics, angles[frame : frame + 1])[0]
+        )
 
 
 def test_jitter_changes_what_the_network_sees_alike_in_all_frames() -> None:

@@ -35,14 +35,16 @@ class AugmentationConfig:
     # slope and cameras that are mounted otherwise
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
     shake: float = 0.0  # probability of turning the outer two frames besides, each in a way of its own
-    # degrees, as above, of what that adds to the motion: for cameras that turn more than those of the recordings
+    # degrees, as above, that this adds to the motion: for cameras that turn more than the recordings'
     shake_turn: tuple[float, float, float] = (0.4, 1.5, 0.4)
 
     def __post_init__(self) -> None:
         for name in ("turn", "shake_turn"):
             angles = getattr(self, name)
             if not all(0 <= angle <= MAX_TURN for angle in angles):
-                raise ConfigError(f"The augmentation's {name} must be 0 to {MAX_TURN:g} degrees, not {angles}.")
+                raise ConfigError(
+                    f"The augmentation's {name} must be 0 to {MAX_TURN:g} degrees, not {angles}."
+                )
         for name, value in vars(self).items():
             if not isinstance(value, tuple) and not 0 <= value <= 1:
                 raise ConfigError(f"The augmentation's {name} must be between 0 and 1, not {value}.")
