@@ -6,10 +6,12 @@ of their own (``TRITON_INTERPRET=1``), started by the last test.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -140,6 +142,33 @@ def test_choice() -> None:
         choose("triton", CPU)
     with pytest.raises(ConfigError, match="no sampler 'abacus'"):
         choose("abacus", CPU)
+    with pytest.raises(ConfigError, match="runs on the CPU, not on cuda:1"):
+        choose("native", torch.device("cuda:1"))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="about the triton sampler")
+def test_kernels_are_launched_on_the_gpu_of_their_tensors(
+    fused: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dualrefine_ros.model.sampling import triton_kernels
+
+    steps: list[str] = []
+
+    @contextlib.contextmanager
+    def device_of(tensor: Tensor) -> Iterator[None]:
+        steps.append(f"to {tensor.device}")
+        yield
+        steps.append("back")
+
+    def kernel(name: str) -> Mapping[tuple[int, int], Callable[..., None]]:
+        return defaultdict(lambda: lambda *_, **__: steps.append(name))
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(triton_kernels, "forward", kernel("forward"))
+    monkeypatch.setattr(triton_kernels, "backward", kernel("backward"))
+    cur, prev, pixels = inputs(1, 4, 4, 6)
+    fused.epipolar_cost(cur.requires_grad_(), [prev], pixels).sum().backward()
+    assert steps == ["to cpu", "forward", "back", "to cpu", "backward", "back"]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the native sampler")

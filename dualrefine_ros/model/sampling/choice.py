@@ -65,6 +65,8 @@ def choose(name: str, device: torch.device) -> Sampler:
         raise ConfigError(f"There is no sampler '{name}': choose one of {', '.join(NAMES)}.")
     if name == "plain":
         return PLAIN
+    if name == "native" and device.type != "cpu":
+        raise ConfigError(f"The native sampler runs on the CPU, not on {device}: choose auto.")
     if name == "native" or (name == "auto" and device.type == "cpu"):
         from dualrefine_ros.model import native
         from dualrefine_ros.model.sampling import native as sampler

@@ -45,7 +45,8 @@ class _LevelCost(torch.autograd.Function):
         grid, sizes, blocks = _launch(cur, prev, pixels)
         from dualrefine_ros.model.sampling import triton_kernels
 
-        triton_kernels.forward[grid](cur, prev, pixels, cost, *sizes, **blocks)
+        with torch.cuda.device_of(cur):  # Triton launches on the current GPU, wherever the tensors are
+            triton_kernels.forward[grid](cur, prev, pixels, cost, *sizes, **blocks)
         ctx.save_for_backward(cur, prev, pixels)
         return cost
 
@@ -57,9 +58,10 @@ class _LevelCost(torch.autograd.Function):
         grid, sizes, blocks = _launch(cur, prev, pixels)
         from dualrefine_ros.model.sampling import triton_kernels
 
-        triton_kernels.backward[grid](
-            cur, prev, pixels, grad.contiguous(), grad_cur, grad_prev, grad_pixels, *sizes, **blocks
-        )
+        with torch.cuda.device_of(cur):
+            triton_kernels.backward[grid](
+                cur, prev, pixels, grad.contiguous(), grad_cur, grad_prev, grad_pixels, *sizes, **blocks
+            )
         return grad_cur, grad_prev, grad_pixels
 
 
