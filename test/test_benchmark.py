@@ -15,13 +15,26 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dualrefine_ros.benchmark.cases import Case, moving_frames
+from dualrefine_ros.benchmark.machine import describe_machine
 from dualrefine_ros.benchmark.measure import measure
 from dualrefine_ros.benchmark.reference import reference_frame
 from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.benchmark.timing import Measured, alternate, speed_up
-from dualrefine_ros.model import SMALL, DualRefine, from_published, random_model, save_checkpoint
+from dualrefine_ros.model import (
+    SMALL,
+    DualRefine,
+    from_published,
+    random_model,
+    read_info,
+    save_checkpoint,
+)
+from dualrefine_ros.model.network import EncodedFrame
 from dualrefine_ros.network_io import StageClock
 from dualrefine_ros.observation import STAGES
+from dualrefine_ros.ros.config import NodeConfig
+from dualrefine_ros.ros.engine import engine_config
+from dualrefine_ros.tools.bench import default_cases
+from dualrefine_ros.tools.bench_node import node_parameters
 from dualrefine_ros.tools.main import main
 
 PARITY = Path(__file__).parent / "parity"
@@ -131,7 +144,7 @@ def test_command_line(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert results["machine"]["torch"] == torch.__version__
     assert results["machine"]["threads"] == torch.get_num_threads()
     printed = capsys.readouterr().out
-    assert results["machine"]["cpu"] in printed
+    assert f"{results['machine']['cpu']} ({torch.backends.cpu.get_cpu_capability()})" in printed
     assert "tiny.safetensors" in printed
 
 
@@ -145,6 +158,53 @@ def test_scaling(tiny: str, tmp_path: Path) -> None:
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
+def test_scaling_is_of_the_size_and_precision_asked_for(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    types: set[torch.dtype] = set()
+    encode = DualRefine.encode
+
+    def watched(model: DualRefine, image: torch.Tensor) -> EncodedFrame:
+        if torch.is_autocast_enabled("cpu"):
+            types.add(torch.get_autocast_dtype("cpu"))
+        return encode(model, image)
+
+    monkeypatch.setattr(DualRefine, "encode", watched)
+    scaling = measure_scaling(Case(tiny, 64, 64, precision="bfloat16"), 1, iter, (), (0,), ())
+    assert [(p.height, p.width) for p in scaling.iterations] == [(64, 64)]
+    assert types == {torch.bfloat16}
+
+
+def test_the_node_is_told_the_whole_case(tiny: str) -> None:
+    case = Case(tiny, iterations=3, precision="bfloat16", device="cpu")
+    config = NodeConfig(**node_parameters(case))
+    assert config.checkpoint == tiny
+    assert engine_config(config) == case.odometry()
+    assert NodeConfig(**node_parameters(Case("small", backend="onnx"))).backend == "onnx"
+    assert NodeConfig(**node_parameters(Case("small"))).random_network == "small"
+
+
+def test_node(tiny: str, tmp_path: Path) -> None:
+    given = ["bench", "--node", "--networks", tiny, "--iterations", "1", "--precisions", "bfloat16"]
+    assert main([*given, "--repeats", "2", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "node.json").read_text())
+    assert results["case"]["precision"] == "bfloat16"
+    assert 0 < results["engine_ms"] < results["latency_ms"]
+    assert len(results["service"]) == 2
+
+
+def test_what_runs_by_itself_has_trained_weights_too() -> None:
+    (shipped,) = {case.network for case in default_cases("cpu")} - {"published", "small"}
+    assert read_info(shipped).training["steps"] > 0
+    case = next(case for case in default_cases("cpu") if case.network == shipped)
+    assert case == Case(shipped, iterations=6)  # at its own size
+
+
+def test_vector_extensions_are_those_that_numpy_finds() -> None:
+    found = describe_machine()["cpu_vectors"]
+    features = np._core._multiarray_umath.__cpu_features__
+    for name, flag in (("AVX2", "avx2"), ("FMA3", "fma"), ("AVX512F", "avx512f"), ("SVE", "sve")):
+        assert (flag in found) == features.get(name, False), flag
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -155,6 +215,12 @@ def test_scaling(tiny: str, tmp_path: Path) -> None:
         (["--devices", "abacus"], "abacus"),
         (["--repeats", "0"], "1 or more"),
         (["--backends", "onnx", "--precisions", "bfloat16"], "float32"),
+        (["--node", "--backends", "onnx", "--precisions", "bfloat16"], "float32"),
+        (["--node", "--sizes", "96x320"], "leave --sizes out"),
+        (["--node", "--threads", "1"], "OMP_NUM_THREADS"),
+        (["--node", "--precisions", "float32", "bfloat16"], "give --precisions one value"),
+        (["--scaling", "--sizes", "96x320", "192x640"], "give --sizes one value"),
+        (["--scaling", "--backends", "onnx"], "with torch"),
     ],
 )
 def test_wrong_wishes_end_in_a_sentence(

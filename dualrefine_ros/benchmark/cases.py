@@ -7,11 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.frame import NANOSECONDS, Frame, Intrinsics
 from dualrefine_ros.model import PRESETS, DualRefine, ModelConfig, load_checkpoint, random_model
-from dualrefine_ros.odometry import OdometryConfig
+from dualrefine_ros.odometry import PRECISIONS, OdometryConfig
 
 CAMERA = Intrinsics(fx=721.5, fy=721.5, cx=609.6, cy=172.9, width=1242, height=375)  # a KITTI camera
 RATE = 10  # frames a second
@@ -58,6 +59,11 @@ class Case:
         return OdometryConfig(
             iterations=self.iterations, precision=self.precision, device=self.device, backend=self.backend
         )
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """A context in which the network computes as the precision says."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
     def _sized(self, config: ModelConfig) -> ModelConfig:
         return replace(config, height=self.height or config.height, width=self.width or config.width)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ def describe_machine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu": _cpuinfo("model name", "Model") or platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # what PyTorch's own code uses
+        "cpu_vectors": re.findall(r"\b(?:avx|amx|fma|sve|asimd|neon)\w*", _cpuinfo("flags", "Features")),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_1min": round(os.getloadavg()[0], 2),
@@ -33,11 +36,21 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    """As Linux names it; elsewhere as Python does."""
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """What every table of figures begins with."""
+    return (
+        f"{machine['cpu']} ({machine['cpu_capability']}), {machine['threads']} threads, "
+        f"torch {machine['torch']}, {machine['date']}"
+    )
+
+
+def _cpuinfo(*keys: str) -> str:
+    """What Linux says of the first processor under one of these keys; elsewhere nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return names[0] if names else platform.processor() or platform.machine()
+    values = (
+        value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() in keys
+    )
+    return next(values, "")

@@ -21,7 +21,7 @@ from dualrefine_ros.frame import Frame
 from dualrefine_ros.model.backbones import normalise
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.network_io import StageClock, network_image
-from dualrefine_ros.observation import PRECISIONS, observe
+from dualrefine_ros.observation import observe
 from dualrefine_ros.odometry import VisualOdometry
 
 WARM_UP = 2  # frames that are not counted: compilation, caches, the first without a predecessor
@@ -122,9 +122,8 @@ def _updates(
 ) -> list[Callable[[], object]]:
     """One update of each side from the same start."""
     cur, prev, intrinsics = _tensors(plain, frames)
-    autocast = _autocast(case, plain.device)
     light = engine.model
-    with autocast():
+    with case.autocast(plain.device):
         encoded, T = light.encode(cur), light.teacher_pose(cur, prev)
         update = light.updater(encoded, light.encode(prev).matching, intrinsics)
     depth = light.to_depth(encoded.disparity)
@@ -134,15 +133,10 @@ def _updates(
     plain_depth = plain.model.to_depth(disparity)
 
     def fast() -> object:
-        with autocast():
+        with case.autocast(plain.device):
             return update(encoded.hidden, depth, T)
 
     return [fast, lambda: reference.update(plain.model, pair, hidden, plain_depth, T)]
-
-
-def _autocast(case: Case, device: torch.device) -> Callable[[], torch.autocast]:
-    dtype = PRECISIONS[case.precision]
-    return lambda: torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def _tensors(plain: ReferenceEngine, frames: list[Frame]) -> tuple[Tensor, Tensor, Tensor]:

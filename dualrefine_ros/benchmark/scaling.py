@@ -10,6 +10,7 @@ import torch
 
 from dualrefine_ros.benchmark.cases import Case
 from dualrefine_ros.benchmark.timing import alternate
+from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.plots import COLOURS, new_axes, new_figure, save
 from dualrefine_ros.model.folding import folded
 from dualrefine_ros.odometry import resolve_device
@@ -53,7 +54,7 @@ def measure_scaling(
     iterations: tuple[int, ...] = ITERATIONS,
     batches: tuple[int, ...] = BATCHES,
 ) -> Scaling:
-    """Measure the network of a case, on its device, in float32.
+    """Measure the network of a case, on its device and in its precision.
 
     Args:
         case: the middle.
@@ -61,7 +62,12 @@ def measure_scaling(
         progress: wraps the points to measure, to show how far it is.
         sizes: (height, width) of the first walk.
         iterations, batches: of the second and third.
+
+    Raises:
+        ConfigError: the case is one of onnxruntime.
     """
+    if case.backend != "torch":
+        raise ConfigError("ONNX graphs are of one size and take one image: measure scaling with torch.")
     config = case.model().config
     middle = Point(config.height, config.width, case.iterations, 1, 0.0)
     walks = (
@@ -81,11 +87,13 @@ def _measured(case: Case, point: Point, repeats: int) -> Point:
     images = torch.rand(2, point.batch, 3, point.height, point.width).to(device)
     f = 0.58 * point.width
     intrinsics = torch.tensor([[f, f, point.width / 2, point.height / 2]]).repeat(point.batch, 1).to(device)
-    prev = model.encode(images[0]).matching
+    with case.autocast(device):
+        prev = model.encode(images[0]).matching
 
     def frame() -> object:
-        cur, T = model.encode(images[1]), model.teacher_pose(images[1], images[0])
-        return model.disparity(model.refine(cur, prev, T, intrinsics, point.iterations))
+        with case.autocast(device):
+            cur, T = model.encode(images[1]), model.teacher_pose(images[1], images[0])
+            return model.disparity(model.refine(cur, prev, T, intrinsics, point.iterations))
 
     alternate([frame], 1, device)
     (measured,) = alternate([frame], repeats, device)

@@ -20,11 +20,12 @@ import torch
 from tqdm import tqdm
 
 from dualrefine_ros.benchmark.cases import Case
-from dualrefine_ros.benchmark.machine import describe_machine
+from dualrefine_ros.benchmark.machine import describe_machine, machine_line
 from dualrefine_ros.benchmark.measure import Row, measure
 from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.output_files import make_folder, write_json
+from dualrefine_ros.model.default_weights import default_checkpoint
 from dualrefine_ros.observation import PRECISIONS
 from dualrefine_ros.odometry_config import BACKENDS
 from dualrefine_ros.tools.table import format_table
@@ -32,6 +33,7 @@ from dualrefine_ros.tools.table import format_table
 RESULTS = "bench.json"
 SCALING = "scaling.json"
 NODE = "node.json"
+WISHES = ("networks", "sizes", "iterations", "precisions", "backends", "devices")
 HEADER = (
     "network", "input", "device", "type", "it.", "frame", "encode", "pose", "refine", "update", "upsample",
     "frames/s", "MiB", "reference", "MiB", "faster", "update faster", "differs",
@@ -50,10 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="frames measured of each side")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; without: PyTorch's own choice")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory, which takes longest")
-    parser.add_argument(
-        "--scaling", action="store_true", help="how cost grows with input, iterations and batch instead"
-    )
-    parser.add_argument("--node", action="store_true", help="what the ROS node adds to the engine instead")
+    other = parser.add_argument_group("something else, of one case").add_mutually_exclusive_group()
+    other.add_argument("--scaling", action="store_true", help="how cost grows with input, iterations, batch")
+    other.add_argument("--node", action="store_true", help="what the ROS node adds to the engine")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="for the results")
 
 
@@ -63,17 +64,16 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--repeats and --threads must be 1 or more.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    cases = chosen_cases(args)
     machine = describe_machine()
-    if args.scaling:
-        return _scaling(args, cases[0], machine)
-    if args.node:
-        return _node(args, cases[0], machine)
+    for wanted, measure_other in ((args.scaling, _scaling), (args.node, _node)):
+        if wanted:
+            return measure_other(args, single_case(args), machine)
+    cases = chosen_cases(args)
     rows: list[Row] = []
     for case in tqdm(cases, unit="case", disable=not sys.stderr.isatty()):
         rows.append(measure(case, args.repeats, with_memory=not args.no_memory))
         write_json(args.out / RESULTS, {"machine": machine, "rows": [asdict(row) for row in rows]})
-    print(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}")
+    print(machine_line(machine))
     print(table(rows))
     print(
         f"Times in ms, medians of {args.repeats}; differs: from the reference, in disparity (99 % of the "
@@ -87,9 +87,14 @@ def _scaling(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -
         case, args.repeats, partial(tqdm, unit="point", disable=not sys.stderr.isatty())
     )
     write_json(args.out / SCALING, {"machine": machine, "case": asdict(case), **asdict(scaling)})
-    plot_scaling(args.out / "scaling.png", scaling, f"{case.network}, {machine['cpu']}, {case.device}")
+    plot_scaling(
+        args.out / "scaling.png",
+        scaling,
+        f"{case.network}, {machine['cpu']}, {case.device}, {case.precision}",
+    )
     points = [*scaling.resolution, *scaling.iterations, *scaling.batch]
     rows = [[f"{p.height}x{p.width}", str(p.iterations), str(p.batch), f"{p.ms:.1f}"] for p in points]
+    print(machine_line(machine))
     print(format_table(("input", "iterations", "batch", "ms"), rows))
     print(f"Medians of {args.repeats}. Figures and picture: {args.out}")
     return 0
@@ -98,10 +103,13 @@ def _scaling(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -
 def _node(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -> int:
     from dualrefine_ros.tools.bench_node import measure_node  # needs ROS
 
+    if args.threads:
+        raise ConfigError("The node is a process of its own: set OMP_NUM_THREADS instead of --threads.")
     make_folder(args.out)
-    timing = measure_node(args.out / "vo_node.log", case.network, case.iterations, args.repeats)
+    timing = measure_node(args.out / "vo_node.log", case, args.repeats)
     figures = timing.summary()
     write_json(args.out / NODE, {"machine": machine, "case": asdict(case), **figures, **asdict(timing)})
+    print(machine_line(machine))
     print(format_table(("medians", "ms"), [[name, f"{value:.1f}"] for name, value in figures.items()]))
     return 0
 
@@ -113,8 +121,25 @@ def chosen_cases(args: argparse.Namespace) -> list[Case]:
         ConfigError: a size cannot be read.
     """
     devices = args.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if not (args.networks or args.sizes or args.iterations or args.precisions or args.backends):
+    if not any(getattr(args, name) for name in WISHES if name != "devices"):
         return [case for device in devices for case in default_cases(device)]
+    return _combinations(args, devices)
+
+
+def single_case(args: argparse.Namespace) -> Case:
+    """The one that was asked for, on the GPU where there is one and nobody names a device.
+
+    Raises:
+        ConfigError: several were asked for, or a size cannot be read.
+    """
+    for name in WISHES:
+        if len(getattr(args, name) or ()) > 1:
+            raise ConfigError(f"--scaling and --node measure one case: give --{name} one value.")
+    on_gpu = torch.cuda.is_available() and args.backends != ["onnx"]
+    return _combinations(args, args.devices or ["cuda" if on_gpu else "cpu"])[0]
+
+
+def _combinations(args: argparse.Namespace, devices: Sequence[str]) -> list[Case]:
     combinations = product(
         devices,
         args.networks or ["published"],
@@ -130,10 +155,11 @@ def chosen_cases(args: argparse.Namespace) -> list[Case]:
 
 
 def default_cases(device: str) -> list[Case]:
-    """The published and the small network as they are run, without refinement, in a shorter type, in ONNX."""
+    """The networks as they are run, unrefined, in a shorter type, with trained weights, in ONNX."""
     short = "float16" if device.startswith("cuda") else "bfloat16"
     has_onnx = device == "cpu" and all(map(find_spec, ("onnx", "onnxruntime", "onnxscript")))
     onnx = [Case("small", iterations=6, device=device, backend="onnx")] if has_onnx else []
+    trained = str(default_checkpoint())
     return [
         Case("published", iterations=6, device=device),
         Case("published", iterations=0, device=device),
@@ -141,6 +167,8 @@ def default_cases(device: str) -> list[Case]:
         Case("published", 96, 320, iterations=6, device=device),
         Case("small", iterations=6, device=device),
         Case("small", iterations=0, device=device),
+        Case(trained, iterations=6, device=device),
+        Case(trained, iterations=6, precision=short, device=device),
         *onnx,
     ]
 

@@ -19,7 +19,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 from tqdm import tqdm
 
-from dualrefine_ros.benchmark.cases import CAMERA, moving_frames
+from dualrefine_ros.benchmark.cases import CAMERA, Case, moving_frames
+from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.frame import Frame
 from dualrefine_ros.ros.conversions import camera_info_message, rgb_image
 from dualrefine_ros.tools.dds import set_up_dds
@@ -61,20 +62,19 @@ class NodeTiming:
         }
 
 
-def measure_node(log: Path, network: str, iterations: int, repeats: int) -> NodeTiming:
+def measure_node(log: Path, case: Case, repeats: int) -> NodeTiming:
     """Start a node of its own, send images of 1242x375 one by one, and time the answers.
 
     Args:
         log: file for what the node says.
-        network: a preset, with random weights, or the path of a checkpoint.
-        iterations: of the refiner.
+        case: what the node runs.
         repeats: images measured.
 
     Raises:
+        ConfigError: the case contradicts itself, or asks for a size of input.
         DemoError: the node dies, or does not answer.
     """
-    parameters: dict[str, Any] = {"iterations": iterations, "assume_optical_at_base": True}
-    parameters["checkpoint" if Path(network).suffix else "random_network"] = network
+    parameters = node_parameters(case)
     set_up_dds()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -86,6 +86,25 @@ def measure_node(log: Path, network: str, iterations: int, repeats: int) -> Node
                 client.close()
     finally:
         rclpy.try_shutdown()
+
+
+def node_parameters(case: Case) -> dict[str, Any]:
+    """What the node has to be told to run a case.
+
+    Raises:
+        ConfigError: the case contradicts itself, or asks for a size of input.
+    """
+    if case.height or case.width:
+        raise ConfigError("The node runs each network at its own size: leave --sizes out.")
+    settings = case.odometry()
+    return {
+        "checkpoint" if Path(case.network).suffix else "random_network": case.network,
+        "iterations": settings.iterations,
+        "precision": settings.precision,
+        "device": settings.device,
+        "backend": settings.backend,
+        "assume_optical_at_base": True,
+    }
 
 
 class _Client:
