@@ -7,16 +7,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.nn.utils import parametrize
 
 from dualrefine_ros.benchmark.cases import Case, moving_frames
 from dualrefine_ros.benchmark.machine import describe_machine
 from dualrefine_ros.benchmark.measure import measure
+from dualrefine_ros.benchmark.profiling import kind_of, operators
 from dualrefine_ros.benchmark.reference import reference_frame
 from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.benchmark.timing import Measured, alternate, speed_up
@@ -24,6 +27,7 @@ from dualrefine_ros.model import (
     SMALL,
     DualRefine,
     from_published,
+    native,
     random_model,
     read_info,
     save_checkpoint,
@@ -205,6 +209,75 @@ def test_vector_extensions_are_those_that_numpy_finds() -> None:
         assert (flag in found) == features.get(name, False), flag
 
 
+def test_profile(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = ["bench", "--profile", "--networks", tiny, "--sizes", "160x160", "--iterations", "2"]
+    assert main([*given, "--repeats", "1", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "profile.json").read_text())
+    called = {}
+    for side in ("engine", "reference"):
+        profile = results[side]
+        called[side] = {operator["name"]: operator["calls"] for operator in profile["operators"]}
+        assert sum(profile["kinds_ms"].values()) == pytest.approx(profile["frame_ms"])
+        assert all(ms >= 0 for ms in profile["kinds_ms"].values())
+        assert profile["kinds_ms"]["convolutions"] > 0.05 * profile["frame_ms"]
+    # what the engine has folded away and fused, and the reference does in every frame
+    assert called["reference"]["aten::_weight_norm_interface"] > 10
+    assert "aten::_weight_norm_interface" not in called["engine"]
+    assert called["engine"]["aten::batch_norm"] < called["reference"]["aten::batch_norm"]
+    if native.available():
+        assert (
+            called["engine"]["native::epipolar_search"] == called["engine"]["native::alignment_moments"] == 2
+        )
+        assert called["engine"]["native::convolution"] >= 2
+        assert not any(name.startswith("native::") for name in called["reference"])
+        assert isinstance(native.library().convolution, native.library()._FuncPtr)  # as it was
+    printed = capsys.readouterr()
+    assert "reference, costliest" in printed.out
+    assert not printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::_slow_conv2d_forward", "convolutions"),
+        ("aten::cudnn_convolution", "convolutions"),
+        ("native::convolution", "convolutions"),
+        ("aten::resolve_conj", "other operators"),
+        ("aten::_batch_norm_impl_index", "norms"),
+        ("aten::_weight_norm_interface", "norms"),
+        ("aten::linalg_vector_norm", "products, sums"),
+        ("aten::grid_sampler_2d", "sampling, resizing"),
+        ("native::epipolar_search", "sampling, resizing"),
+        ("aten::cat", "concatenation"),
+        ("aten::addmm", "products, sums"),
+        ("aten::add_", "pointwise"),
+        ("aten::hardtanh_", "pointwise"),
+        ("aten::rsub", "pointwise"),
+        ("aten::_to_copy", "copies, allocation"),
+        ("cudaLaunchKernel", "other operators"),
+    ],
+)
+def test_kinds_of_operators(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(("on_gpu", "ms"), [(False, [2.0, 0.5]), (True, [3.0, 1.0])])
+def test_operators_are_means_and_kernels_count_once(on_gpu: bool, ms: list[float]) -> None:
+    def event(key: str, device: DeviceType, cpu_us: float, gpu_us: float) -> SimpleNamespace:
+        times = {"self_cpu_time_total": cpu_us, "self_device_time_total": gpu_us}
+        return SimpleNamespace(key=key, count=8, device_type=device, **times)
+
+    events = [
+        event("aten::add", DeviceType.CPU, 2000, 4000),
+        event("aten::conv2d", DeviceType.CPU, 8000, 12000),
+        event("void at::native::elementwise", DeviceType.CUDA, 0, 4000),
+    ]
+    found = operators(events, 4, on_gpu)
+    assert [(o.name, o.calls) for o in found] == [("aten::conv2d", 2), ("aten::add", 2)]
+    assert [o.ms for o in found] == ms
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -221,6 +294,8 @@ def test_vector_extensions_are_those_that_numpy_finds() -> None:
         (["--node", "--precisions", "float32", "bfloat16"], "give --precisions one value"),
         (["--scaling", "--sizes", "96x320", "192x640"], "give --sizes one value"),
         (["--scaling", "--backends", "onnx"], "with torch"),
+        (["--profile", "--networks", "small", "published"], "give --networks one value"),
+        (["--profile", "--backends", "onnx"], "with torch"),
     ],
 )
 def test_wrong_wishes_end_in_a_sentence(

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dualrefine_ros.benchmark.cases import Case
 from dualrefine_ros.benchmark.machine import describe_machine, machine_line
 from dualrefine_ros.benchmark.measure import Row, measure
+from dualrefine_ros.benchmark.profiling import KINDS, OUTSIDE, Profile, measure_profile
 from dualrefine_ros.benchmark.scaling import measure_scaling, plot_scaling
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.evaluation.output_files import make_folder, write_json
@@ -32,6 +33,7 @@ from dualrefine_ros.tools.table import format_table
 
 RESULTS = "bench.json"
 SCALING = "scaling.json"
+PROFILE = "profile.json"
 NODE = "node.json"
 WISHES = ("networks", "sizes", "iterations", "precisions", "backends", "devices")
 HEADER = (
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory, which takes longest")
     other = parser.add_argument_group("something else, of one case").add_mutually_exclusive_group()
     other.add_argument("--scaling", action="store_true", help="how cost grows with input, iterations, batch")
+    other.add_argument("--profile", action="store_true", help="which operators the time goes to")
     other.add_argument("--node", action="store_true", help="what the ROS node adds to the engine")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="for the results")
 
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     machine = describe_machine()
-    for wanted, measure_other in ((args.scaling, _scaling), (args.node, _node)):
+    for wanted, measure_other in ((args.scaling, _scaling), (args.profile, _profile), (args.node, _node)):
         if wanted:
             return measure_other(args, single_case(args), machine)
     cases = chosen_cases(args)
@@ -97,6 +100,16 @@ def _scaling(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -
     print(machine_line(machine))
     print(format_table(("input", "iterations", "batch", "ms"), rows))
     print(f"Medians of {args.repeats}. Figures and picture: {args.out}")
+    return 0
+
+
+def _profile(args: argparse.Namespace, case: Case, machine: Mapping[str, Any]) -> int:
+    profiles = measure_profile(case, args.repeats)
+    sides = {side: asdict(profile) | {"kinds_ms": profile.kinds_ms} for side, profile in profiles.items()}
+    write_json(args.out / PROFILE, {"machine": machine, "case": asdict(case), **sides})
+    print(machine_line(machine))
+    print(profile_tables(profiles))
+    print(f"Means of {args.repeats} frames, with the profiler's own work. All: {args.out / PROFILE}")
     return 0
 
 
@@ -134,7 +147,7 @@ def single_case(args: argparse.Namespace) -> Case:
     """
     for name in WISHES:
         if len(getattr(args, name) or ()) > 1:
-            raise ConfigError(f"--scaling and --node measure one case: give --{name} one value.")
+            raise ConfigError(f"--scaling, --profile and --node measure one case: give --{name} one value.")
     on_gpu = torch.cuda.is_available() and args.backends != ["onnx"]
     return _combinations(args, args.devices or ["cuda" if on_gpu else "cpu"])[0]
 
@@ -184,6 +197,29 @@ def _size(text: str) -> tuple[int, int]:
 def table(rows: Sequence[Row]) -> str:
     """All rows in plain text."""
     return format_table(HEADER, [_cells(row) for row in rows])
+
+
+def profile_tables(profiles: Mapping[str, Profile], top: int = 12) -> str:
+    """Both sides by kind of operator, and the costliest operators of each."""
+    sides = list(profiles)
+    rows = [
+        [kind, *(cell for side in sides for cell in _share(profiles[side].kinds_ms[kind], profiles[side]))]
+        for kind in (*KINDS, OUTSIDE)
+    ]
+    rows.append(
+        ["frame", *(cell for side in sides for cell in _share(profiles[side].frame_ms, profiles[side]))]
+    )
+    tables = [format_table(("", *(word for side in sides for word in (f"{side}, ms", "%"))), rows)]
+    for side, profile in profiles.items():
+        costliest = [
+            [o.name, o.kind, f"{o.calls:.0f}", *_share(o.ms, profile)] for o in profile.operators[:top]
+        ]
+        tables.append(format_table((f"{side}, costliest", "kind", "calls", "ms", "%"), costliest))
+    return "\n\n".join(tables)
+
+
+def _share(ms: float, profile: Profile) -> tuple[str, str]:
+    return f"{ms:.1f}", f"{100 * ms / profile.frame_ms:.0f}"
 
 
 def _cells(row: Row) -> list[str]:
