@@ -16,9 +16,8 @@ _LONGEST = 65535  # millimetres that fit into 16 bits
 
 def depth_image(depth: npt.NDArray[np.float32], header: Header) -> Image:
     """A depth map (H, W) in metres as 32FC1, NaN where there is no value."""
-    if not (
-        depth.size and depth.min() > 0 and depth.max() < np.inf
-    ):  # else it is copied once, into the message
+    least, most = (reduce(depth, axis=None, initial=np.nan) for reduce in (np.fmin.reduce, np.fmax.reduce))
+    if least <= 0 or most == np.inf:  # else it is copied once, into the message
         depth = np.where((depth <= 0) | (depth == np.inf), np.float32(np.nan), depth)
     return _image(depth.astype("<f4", copy=False), "32FC1", header)
 
