@@ -99,12 +99,82 @@ def test_moments_give_gradients(fused: Sampler) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
-def test_wild_coordinates_count_as_outside(fused: Sampler, bad: float) -> None:
+@pytest.mark.parametrize("name", ["plain", NAME])
+@pytest.mark.parametrize("far", [1e8, -1e30, 3e38])
+def test_far_coordinates_count_as_outside(name: str, far: float) -> None:
     cur, prev, pixels = inputs(1, 64, 4, 6)
-    pixels[:, 0] = bad
+    pixels[:] = far
+    sampler = choose(name, CPU)
     expected = cur.abs().mean(1, keepdim=True).expand(1, 6, 4, 6)
-    torch.testing.assert_close(costs(fused.epipolar_cost, cur, prev, pixels), expected)
+    torch.testing.assert_close(costs(sampler.epipolar_cost, cur, prev, pixels), expected)
+    moments = sampler.alignment_moments(cur, prev, pixels[:, :, 0])
+    assert bool((moments[:, :5] == 0).all())
+    torch.testing.assert_close(moments[:, 5], cur.square().sum(1))
+
+
+@pytest.mark.parametrize("name", ["plain", NAME])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_at_coordinates_that_are_not_finite_there_is_no_number(name: str, axis: int, bad: float) -> None:
+    """Neither a cost nor moments, and no gradient of the features; all other places are as they were."""
+    cur, prev, pixels = inputs(1, 64, 4, 6)
+    wrong = pixels.clone()
+    wrong[0, axis, :, 1, 2] = bad
+    there = torch.zeros(4, 6, dtype=torch.bool)
+    there[1, 2] = True
+    sampler = choose(name, CPU)
+    leaves = [t.clone().requires_grad_() for t in (cur, prev)]
+    cost = costs(sampler.epipolar_cost, *leaves, wrong)
+    gradients = torch.autograd.grad(cost.sum(), leaves)
+    moments = sampler.alignment_moments(cur, prev, wrong[:, :, 0])
+    for actual, exact in (
+        (cost.detach(), costs(plain.epipolar_cost, cur, prev, pixels)),
+        (moments, plain.alignment_moments(cur, prev, pixels[:, :, 0])),
+    ):
+        assert bool(actual[..., there].isnan().all())
+        torch.testing.assert_close(actual[..., ~there], exact[..., ~there], atol=2e-4, rtol=1e-5)
+    assert bool((gradients[0][..., there] == 0).all())
+    assert bool(torch.isfinite(gradients[1]).all())
+
+
+@pytest.mark.parametrize("name", ["plain", NAME])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [(0, 0), (0, 5), (3, 5), (2, 1)])
+def test_features_that_are_not_finite_touch_their_neighbours_only(
+    name: str, place: tuple[int, int], bad: float
+) -> None:
+    """Those of the previous frame, where they are sampled; outside of the image least of all."""
+    cur, prev, pixels = inputs(1, 64, 4, 6, spread=2.0)
+    prev[0, 7, place[0], place[1]] = bad
+    sampler = choose(name, CPU)
+    u, v = pixels[0, 0] - place[1], pixels[0, 1] - place[0]
+    beside, beside_gradient = (u.abs() < 1) & (v.abs() < 1), (u.abs() < 2) & (v.abs() < 2)
+    cost = sampler.epipolar_cost(cur, [prev], pixels)
+    assert torch.equal(~torch.isfinite(cost[0]), beside)
+    moments = sampler.alignment_moments(cur, prev, pixels[:, :, 0])
+    assert bool(torch.isfinite(moments[0, :, ~beside_gradient[0]]).all())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_search_among_what_is_not_finite(fused: Sampler, bad: float) -> None:
+    """As the plain one does it: depth, and features in the corners, where candidates from outside look."""
+    cur, prev, _ = inputs(1, 64, 16, 32)
+    depth = 0.1 + 40 * torch.rand(1, 1, 16, 32, generator=torch.Generator().manual_seed(2))
+    depth[0, 0, 4, 5] = bad
+    prev[0, 7, 0, 0] = prev[0, 7, 15, 31] = bad
+    twist, intrinsics = (
+        torch.tensor([[0.3, -0.1, -0.5, 0.02, 0.05, -0.01]]),
+        torch.tensor([[19.0, 22, 16, 6]]),
+    )
+    given = (cur, feature_levels(prev), depth, depth / 8, se3_exp(twist), intrinsics)
+    expected = PLAIN.epipolar_search(*given).isfinite()
+    with torch.inference_mode():
+        actual = fused.epipolar_search(*given)
+    assert bool(actual[0, :, 4, 5].isnan().all())
+    assert (
+        actual.isfinite() != expected
+    ).float().mean() < 1e-3  # the last bit moves a sample to its neighbour
+    assert 0.7 < expected.float().mean() < 1
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8, 16), (2, 5, 12, 20)])

@@ -1,7 +1,8 @@
 // Bilinear sampling fused with what follows it, for the CPU.
 //
 // Maps are channels-last: (B, h, w, C) floats. Pixels count in the (h, w) map whatever the resolution of
-// the sampled one; outside counts as zero, as in grid_sample(align_corners=False, padding_mode="zeros").
+// the sampled one; outside counts as zero, as in grid_sample(align_corners=False, padding_mode="zeros"). What is
+// sampled at coordinates that are not finite is NaN; features that are not touch their neighbourhood only.
 // Plain C interface, loaded through ctypes: no PyTorch headers, so it compiles in a second or two.
 
 #include <cmath>
@@ -13,7 +14,10 @@ namespace {
 
 constexpr float kFarOutside = -1e6f;
 
-// The four taps of a bilinear sample; an outside tap points at pixel 0 with weight 0.
+// Added to what is sampled there: 0, or NaN where a coordinate is not finite.
+inline float doubt(float x, float y) { return std::isfinite(x) && std::isfinite(y) ? 0.f : NAN; }
+
+// The four taps of a bilinear sample; outside taps read zeros, which are as many as there are channels.
 struct Taps {
   const float* at[4];
   int64_t index[4];
@@ -24,7 +28,7 @@ struct Taps {
 
 inline float finite(float x) { return std::fabs(x) < 1e6f ? x : kFarOutside; }
 
-inline Taps taps(const float* map, int height, int width, int channels, float x, float y) {
+inline Taps taps(const float* map, const float* zeros, int height, int width, int channels, float x, float y) {
   x = finite(x);
   y = finite(y);
   const float x0 = std::floor(x), y0 = std::floor(y);
@@ -35,7 +39,7 @@ inline Taps taps(const float* map, int height, int width, int channels, float x,
     const int column = static_cast<int>(x0) + (i & 1), row = static_cast<int>(y0) + (i >> 1);
     const bool inside = column >= 0 && column < width && row >= 0 && row < height;
     t.index[i] = inside ? (static_cast<int64_t>(row) * width + column) * channels : 0;
-    t.at[i] = map + t.index[i];
+    t.at[i] = inside ? map + t.index[i] : zeros;
     t.weight[i] = inside ? wx[i & 1] * wy[i >> 1] : 0.f;
     t.dx[i] = inside ? ((i & 1) ? wy[i >> 1] : -wy[i >> 1]) : 0.f;
     t.dy[i] = inside ? ((i >> 1) ? wx[i & 1] : -wx[i & 1]) : 0.f;
@@ -62,6 +66,7 @@ void cost_forward(const Size& s, const float* cur, const float* prev, const floa
   const int C = kC > 0 ? kC : s.channels;
   const float sx = s.scale_x(), sy = s.scale_y();
   parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
+    const std::vector<float> zeros(C);
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height, v = row % s.height;
       const float* map = prev + b * s.map();
@@ -72,10 +77,10 @@ void cost_forward(const Size& s, const float* cur, const float* prev, const floa
           const float* at = pixels + (b * 2 * s.candidates + k) * s.plane() + p;
           const float x = (at[0] + 0.5f) * sx - 0.5f;
           const float y = (at[s.candidates * s.plane()] + 0.5f) * sy - 0.5f;
-          const Taps t = taps(map, s.map_height, s.map_width, C, x, y);
+          const Taps t = taps(map, zeros.data(), s.map_height, s.map_width, C, x, y);
           float sum = 0;
           for (int c = 0; c < C; ++c) sum += std::fabs(a[c] - mix(t, t.weight, c));
-          cost[b * cost_stride + k * s.plane() + p] = sum / C;
+          cost[b * cost_stride + k * s.plane() + p] = sum / C + doubt(x, y);
         }
       }
     }
@@ -85,7 +90,8 @@ void cost_forward(const Size& s, const float* cur, const float* prev, const floa
 // The candidates of one level at one pixel: first all taps, without a branch, then all channels, so that both
 // loops run in vectors.
 template <int kC>
-void search_level(const Size& s, const float* a, const float* map, const float* x, const float* y, float* cost) {
+void search_level(const Size& s, const float* a, const float* map, const float* zeros, const float* x, const float* y,
+                  float* cost) {
   constexpr int kMost = 64;
   const int C = kC > 0 ? kC : s.channels, count = s.candidates;
   int32_t index[4][kMost];
@@ -96,26 +102,27 @@ void search_level(const Size& s, const float* a, const float* map, const float* 
     const float column[2] = {u0, u0 + 1}, row[2] = {v0, v0 + 1};
     const float wx[2] = {column[1] - u, u - u0}, wy[2] = {row[1] - v, v - v0};
     int at_x[2], at_y[2];
-    float in_x[2], in_y[2];
+    bool in[2], on[2];
     for (int i = 0; i < 2; ++i) {
       const float cx = std::min(std::max(column[i], 0.f), right), cy = std::min(std::max(row[i], 0.f), bottom);
       at_x[i] = static_cast<int>(cx);
       at_y[i] = static_cast<int>(cy) * s.map_width;
-      in_x[i] = cx == column[i] ? wx[i] : 0.f;
-      in_y[i] = cy == row[i] ? wy[i] : 0.f;
+      in[i] = cx == column[i];
+      on[i] = cy == row[i];
     }
     for (int i = 0; i < 4; ++i) {
-      index[i][k] = (at_y[i >> 1] + at_x[i & 1]) * C;
-      weight[i][k] = in_x[i & 1] * in_y[i >> 1];
+      index[i][k] = in[i & 1] && on[i >> 1] ? (at_y[i >> 1] + at_x[i & 1]) * C : -1;
+      weight[i][k] = wx[i & 1] * wy[i >> 1];
     }
   }
   for (int k = 0; k < count; ++k) {
-    const float *p0 = map + index[0][k], *p1 = map + index[1][k], *p2 = map + index[2][k], *p3 = map + index[3][k];
+    const auto at = [&](int i) { return index[i][k] < 0 ? zeros : map + index[i][k]; };
+    const float *p0 = at(0), *p1 = at(1), *p2 = at(2), *p3 = at(3);
     const float w0 = weight[0][k], w1 = weight[1][k], w2 = weight[2][k], w3 = weight[3][k];
     float sum = 0;
     for (int c = 0; c < C; ++c)
       sum += std::fabs(a[c] - (p0[c] * w0 + p1[c] * w1 + p2[c] * w2 + p3[c] * w3));
-    cost[k] = sum / C;
+    cost[k] = sum / C + doubt(x[k], y[k]);
   }
 }
 
@@ -126,6 +133,7 @@ void search(const Size& s, int levels, const int* map_sizes, const float* cur, c
   const int C = kC > 0 ? kC : s.channels, radius = s.candidates / 2, costs = levels * s.candidates;
   parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
     std::vector<float> x(s.candidates), y(s.candidates);
+    const std::vector<float> zeros(C);
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height;
       const float *T = T_prev_cur + b * 16, *K = intrinsics + b * 4;
@@ -147,7 +155,7 @@ void search(const Size& s, int levels, const int* map_sizes, const float* cur, c
             x[k] = (K[0] * (d * ray[0] + T[3]) * inv_z + K[2] + 0.5f) * sx - 0.5f;
             y[k] = (K[1] * (d * ray[1] + T[7]) * inv_z + K[3] + 0.5f) * sy - 0.5f;
           }
-          search_level<kC>(at, cur + p * C, maps[level] + b * at.map(), x.data(), y.data(),
+          search_level<kC>(at, cur + p * C, maps[level] + b * at.map(), zeros.data(), x.data(), y.data(),
                            cost + p * costs + level * s.candidates);
         }
       }
@@ -166,6 +174,7 @@ void cost_backward(const Size& s, const float* cur, const float* prev, const flo
   parallel(static_cast<int64_t>(s.batch) * s.height, threads, [&](int64_t first, int64_t last, int thread) {
     std::vector<float>& mine = partial[thread];
     mine.assign(s.batch * s.map(), 0.f);
+    const std::vector<float> zeros(C);
     std::vector<float> signed_grad(C);
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height, v = row % s.height;
@@ -179,8 +188,8 @@ void cost_backward(const Size& s, const float* cur, const float* prev, const flo
           const int64_t i = (b * 2 * s.candidates + k) * s.plane() + p;
           const int64_t j = i + s.candidates * s.plane();
           const float x = (pixels[i] + 0.5f) * sx - 0.5f, y = (pixels[j] + 0.5f) * sy - 0.5f;
-          const Taps t = taps(map, s.map_height, s.map_width, C, x, y);
-          const float g = grad_cost[b * cost_stride + k * s.plane() + p] / C;
+          const Taps t = taps(map, zeros.data(), s.map_height, s.map_width, C, x, y);
+          const float g = doubt(x, y) == 0 ? grad_cost[b * cost_stride + k * s.plane() + p] / C : 0.f;
           float gx = 0, gy = 0;
           float* __restrict d = signed_grad.data();
           for (int c = 0; c < C; ++c) {
@@ -212,6 +221,7 @@ template <int kC>
 void moments(const Size& s, const float* cur, const float* prev, const float* pixels, float* out, int threads) {
   const int C = kC > 0 ? kC : s.channels;
   parallel(static_cast<int64_t>(s.batch) * s.height, threads, [=](int64_t first, int64_t last, int) {
+    const std::vector<float> zeros(C);
     for (int64_t row = first; row < last; ++row) {
       const int64_t b = row / s.height, v = row % s.height;
       const float* map = prev + b * s.map();
@@ -220,7 +230,7 @@ void moments(const Size& s, const float* cur, const float* prev, const float* pi
         const float* a = cur + (b * s.plane() + p) * C;
         const float x = pixels[b * 2 * s.plane() + p], y = pixels[(b * 2 + 1) * s.plane() + p];
         const auto at = [&](float dx, float dy) {
-          return taps(map, s.map_height, s.map_width, C, x + dx, y + dy);
+          return taps(map, zeros.data(), s.map_height, s.map_width, C, x + dx, y + dy);
         };
         const Taps here = at(0, 0), left = at(-1, 0), right = at(1, 0), above = at(0, -1), below = at(0, 1);
         float uu = 0, uv = 0, vv = 0, eu = 0, ev = 0, ee = 0;
@@ -235,13 +245,8 @@ void moments(const Size& s, const float* cur, const float* prev, const float* pi
           ev += gv * e;
           ee += e * e;
         }
-        float* to = out + b * 6 * s.plane() + p;
-        to[0] = uu;
-        to[s.plane()] = uv;
-        to[2 * s.plane()] = vv;
-        to[3 * s.plane()] = eu;
-        to[4 * s.plane()] = ev;
-        to[5 * s.plane()] = ee;
+        const float sums[6] = {uu, uv, vv, eu, ev, ee};
+        for (int i = 0; i < 6; ++i) out[(b * 6 + i) * s.plane() + p] = sums[i] + doubt(x, y);
       }
     }
   });

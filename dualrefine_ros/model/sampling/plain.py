@@ -1,4 +1,8 @@
-"""The sampler in plain PyTorch: the definition, for every device."""
+"""The sampler in plain PyTorch: the definition, for every device.
+
+Where a coordinate is not finite, cost and moments are NaN; outside, features are zero. Features that are not
+finite touch what is sampled beside them, and nothing else. Gradients of a NaN are 0 or NaN.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def matching_cost(match_cur: Tensor, match_prev: Tensor, pixels: Tensor) -> Tens
     """
     B, _, N, h, w = pixels.shape
     samples = sample(match_prev, pixels.reshape(B, 2, N * h, w), h, w).view(B, -1, N, h, w)
-    return (match_cur[:, :, None] - samples).abs().mean(1)
+    return (match_cur[:, :, None] - samples).abs().mean(1) + _doubt(pixels)
 
 
 def epipolar_cost(match_cur: Tensor, match_prev_levels: list[Tensor], pixels: Tensor) -> Tensor:
@@ -73,4 +77,9 @@ def alignment_moments(match_cur: Tensor, match_prev: Tensor, pixels: Tensor) -> 
     e = match_cur - sample(match_prev, pixels, h, w)
     gu, gv = image_gradient(match_prev, pixels)
     products = (gu * gu, gu * gv, gv * gv, gu * e, gv * e, e * e)
-    return torch.stack([product.sum(1) for product in products], 1)
+    return torch.stack([product.sum(1) for product in products], 1) + _doubt(pixels)[:, None]
+
+
+def _doubt(pixels: Tensor) -> Tensor:
+    """0, or NaN where pixels (B, 2, ...) are not finite, which ``grid_sample`` on CUDA takes for outside."""
+    return (0 * pixels).sum(1)

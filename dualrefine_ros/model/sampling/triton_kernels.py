@@ -11,14 +11,15 @@ import triton.language as tl
 
 @triton.jit
 def _position(pixels, plane, candidates, k, p, inside, scale_x, scale_y):
-    """Where candidate k of pixels p lies in the sampled map; outside for NaN and Inf."""
+    """Where candidate k of pixels p lies in the sampled map, and 0; outside, and NaN, if it is not finite."""
     u = tl.load(pixels + k * plane + p, mask=inside, other=0.0)
     v = tl.load(pixels + (candidates + k) * plane + p, mask=inside, other=0.0)
     x = (u + 0.5) * scale_x - 0.5
     y = (v + 0.5) * scale_y - 0.5
+    doubt = 0 * x + 0 * y
     x = tl.where(tl.abs(x) < 1e6, x, -1e6)
     y = tl.where(tl.abs(y) < 1e6, y, -1e6)
-    return x, y
+    return x, y, doubt
 
 
 @triton.jit
@@ -46,7 +47,7 @@ def forward(
     pixels += batch * 2 * candidates * plane
     cost += batch * candidates * plane
     for k in range(candidates):
-        x, y = _position(pixels, plane, candidates, k, p, inside, scale_x, scale_y)
+        x, y, doubt = _position(pixels, plane, candidates, k, p, inside, scale_x, scale_y)
         left, top = tl.floor(x), tl.floor(y)
         fx, fy = (x - left)[:, None], (y - top)[:, None]
         column, row = left.to(tl.int32), top.to(tl.int32)
@@ -56,7 +57,7 @@ def forward(
         f11, _, _ = _tap(prev, column + 1, row + 1, map_width, map_height, channels, c, mask)
         sample = (f00 * (1 - fx) + f01 * fx) * (1 - fy) + (f10 * (1 - fx) + f11 * fx) * fy
         mean = tl.sum(tl.where(mask, tl.abs(here - sample), 0.0), 1) / channels
-        tl.store(cost + k * plane + p, mean, mask=inside)
+        tl.store(cost + k * plane + p, mean + doubt, mask=inside)
 
 
 @triton.jit
@@ -80,7 +81,7 @@ def backward(
     grad_pixels += batch * 2 * candidates * plane
     grad_cost += batch * candidates * plane
     for k in range(candidates):
-        x, y = _position(pixels, plane, candidates, k, p, inside, scale_x, scale_y)
+        x, y, doubt = _position(pixels, plane, candidates, k, p, inside, scale_x, scale_y)
         left, top = tl.floor(x), tl.floor(y)
         fx, fy = (x - left)[:, None], (y - top)[:, None]
         column, row = left.to(tl.int32), top.to(tl.int32)
@@ -90,7 +91,10 @@ def backward(
         f11, at11, on11 = _tap(prev, column + 1, row + 1, map_width, map_height, channels, c, mask)
         upper, lower = f00 * (1 - fx) + f01 * fx, f10 * (1 - fx) + f11 * fx
         difference = here - (upper * (1 - fy) + lower * fy)
-        g = tl.load(grad_cost + k * plane + p, mask=inside, other=0.0)[:, None] / channels
+        g = (
+            tl.where(doubt == 0, tl.load(grad_cost + k * plane + p, mask=inside, other=0.0), 0.0)[:, None]
+            / channels
+        )
         d = tl.where(difference > 0, g, tl.where(difference < 0, -g, 0.0))
         d = tl.where(mask, d, 0.0)
         sum_cur += d
