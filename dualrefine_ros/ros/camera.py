@@ -67,7 +67,7 @@ class Camera:
         return camera_info_message(self._intrinsics_now(), header)
 
     def _calibrate(self, info: CameraInfo) -> CameraCalibration:
-        if self._calibration is not None and self._info is not None and _is_same(info, self._info):
+        if self._calibration is not None and self._info is not None and is_same_calibration(info, self._info):
             return self._calibration
         calibration = calibration_of(info, self._rectified)
         self._info, self._calibration = info, calibration
@@ -141,7 +141,8 @@ def _size_of_file(message: CompressedImage) -> tuple[int, int]:
         ) from error
 
 
-def _is_same(first: CameraInfo, second: CameraInfo) -> bool:
+def is_same_calibration(first: CameraInfo, second: CameraInfo) -> bool:
+    """Whether two messages say the same, whenever they do."""
     return _without_header(first) == _without_header(second)
 
 

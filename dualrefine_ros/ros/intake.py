@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from dualrefine_ros.errors import MessageError
 from dualrefine_ros.gates import RateLimiter
-from dualrefine_ros.ros.camera import Camera
+from dualrefine_ros.ros.camera import Camera, is_same_calibration
 from dualrefine_ros.ros.config import NodeConfig
 from dualrefine_ros.ros.conversions import stamp_to_ns
 from dualrefine_ros.ros.inputs import Input
@@ -71,7 +71,8 @@ class Intake:
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         try:
-            self._size = self._camera.size(message)
+            if self.camera_info is None or not is_same_calibration(message, self.camera_info):
+                self._size = self._camera.size(message)
         except MessageError as error:  # the last good one stands
             self._statistics.problems["calibration"] = (time.monotonic(), str(error))
             self._node.get_logger().warning(str(error), throttle_duration_sec=WARNING_PERIOD)

@@ -82,11 +82,8 @@ class Outputs:
         self._poses.clear()
 
     def publish_motion(self, header: Header, motion: BaseMotion, config: NodeConfig) -> None:
-        """Odometry, TF and path at the image with this header."""
+        """Odometry and path at the image with this header."""
         odom = Header(stamp=header.stamp, frame_id=config.odom_frame)
-        self.withheld = ""
-        if config.publish_tf:
-            self._send_transform(odom, motion.T_odom_base, config)
         odometry = Odometry(header=odom, child_frame_id=config.base_frame)
         odometry.pose.pose = pose_message(motion.T_odom_base)
         odometry.pose.covariance = motion.pose_covariance.ravel()
@@ -118,7 +115,15 @@ class Outputs:
         if self._status.get_subscription_count():
             self._status.publish(status)
 
-    def _send_transform(self, odom: Header, T_odom_base: Matrix, config: NodeConfig) -> None:
+    def publish_transform(self, header: Header, T_odom_base: Matrix, config: NodeConfig) -> None:
+        """TF at the image with this header; ``withheld`` says afterwards why not, if so.
+
+        The last of an image's messages: it comes back to this node, whose executor then takes the interpreter
+        from whatever is still to be published.
+        """
+        self.withheld = ""
+        if not config.publish_tf:
+            return
         parent, child = config.odom_frame, config.base_frame
         if config.invert_tf:
             parent, child = child, parent
@@ -128,7 +133,7 @@ class Outputs:
                 self._rivals_named.add(child)
                 self._node.get_logger().warning(self.withheld)
             return
-        transform = TransformStamped(header=Header(stamp=odom.stamp, frame_id=parent), child_frame_id=child)
+        transform = TransformStamped(header=Header(stamp=header.stamp, frame_id=parent), child_frame_id=child)
         transform.transform = transform_message(inverse(T_odom_base) if config.invert_tf else T_odom_base)
         self._buffer.sending(transform)
         self._transforms.sendTransform(transform)

@@ -112,9 +112,10 @@ class Tracker:
         motion = self._base_odometry.update(estimate, T_base_cam)
         self._poses.append((frame.stamp_ns, motion.T_odom_base))
         self._outputs.publish_motion(image.header, motion, config)
+        self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
+        self._outputs.publish_transform(image.header, motion.T_odom_base, config)
         if self._outputs.withheld:
             self._statistics.problems["tf"] = (time.monotonic(), self._outputs.withheld)
-        self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
         self._account(frame.stamp_ns, estimate)
 
     def _see_stamp(self, stamp_ns: int) -> None:
