@@ -70,8 +70,8 @@ def prediction(model: DualRefine, expected: dict[str, Tensor]) -> Prediction:
         )
 
 
-def assert_agrees(actual: Tensor, expected: Tensor, atol: float = TOLERANCE) -> None:
-    torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=0, atol=atol)
+def assert_agrees(actual: Tensor, expected: Tensor, atol: float = TOLERANCE, rtol: float = 0.0) -> None:
+    torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=rtol, atol=atol)
 
 
 @torch.inference_mode()
@@ -187,7 +187,7 @@ def test_first_update(model: DualRefine, expected: dict[str, Tensor]) -> None:
         quarter_intrinsics(expected),
     )
     update = model.refiner.update(cur.hidden, model.to_depth(cur.disparity), expected["pose_teacher"], inputs)
-    assert_agrees(update.depth, expected["step1_depth"])
+    assert_agrees(update.depth, expected["step1_depth"], rtol=TOLERANCE)  # metres, some of them 10
     assert_agrees(update.T_prev_cur, expected["step1_pose"])
 
 
