@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +28,9 @@ onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 
+from dualrefine_ros.model import cache as cache_module  # noqa: E402
 from dualrefine_ros.model import onnx_export  # noqa: E402
+from dualrefine_ros.model import onnx_network as onnx_network_module  # noqa: E402
 from dualrefine_ros.model.onnx_network import OnnxNetwork, onnx_network  # noqa: E402
 
 PARITY = Path(__file__).parent / "parity"
@@ -150,6 +156,77 @@ def test_the_engine_exports_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list(cache.rglob("*.onnx"))) == 4
     monkeypatch.setattr(onnx_export, "_export", lambda *_: pytest.fail("exported again"))
     onnx_network(random_model(TINY))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_graphs_that_were_cut_off_are_made_anew(
+    cache: Path, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a power cut; the export itself is tested above."""
+    onnx_network(random_model(TINY))
+    step = next(cache.rglob("*.step.onnx"))
+    whole = step.read_bytes()
+
+    def export(model: DualRefine, output: Path, metadata: dict[str, str]) -> dict[str, Path]:
+        step.write_bytes(whole)
+        return onnx_export.graph_paths(output)
+
+    monkeypatch.setattr(onnx_network_module, "export_onnx", export)
+    os.truncate(step, int(part * len(whole)))
+    onnx_network(random_model(TINY))
+    assert step.read_bytes() == whole
+
+
+def test_without_a_cache_the_graphs_last_as_long_as_the_process(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, where not even that can be had, one sentence says what to do."""
+    onnx_network(random_model(TINY))
+    exported = {path.name: path for path in cache.rglob("*.onnx")}
+
+    def export(model: DualRefine, output: Path, metadata: dict[str, str]) -> dict[str, Path]:
+        paths = onnx_export.graph_paths(output)
+        for path in paths.values():
+            shutil.copy(exported[path.name], path)
+        return paths
+
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(onnx_network_module, "export_onnx", export)
+    onnx_network(random_model(TINY))
+    monkeypatch.setattr(onnx_network_module, "export_onnx", lambda *_: pytest.fail("exported again"))
+    onnx_network(random_model(TINY))
+    monkeypatch.setattr(cache_module, "_temporary", lambda _: tempfile.TemporaryDirectory(dir="/proc"))
+    with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
+        onnx_network(random_model(TINY))
+
+
+def test_as_many_threads_as_the_thread_that_computes_has(cache: Path) -> None:
+    """The node loads the network in a thread that has one, and computes in another."""
+    found: list[int] = []
+
+    def count(graph: str) -> None:
+        options = network._sessions[graph].get_session_options()
+        found.append(options.intra_op_num_threads)
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+    def compute() -> None:
+        torch.set_num_threads(3)
+        network.encode(torch.rand(1, 3, TINY.height, TINY.width))
+        count("frame")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = onnx_network(random_model(TINY))
+        count("frame")
+        thread = threading.Thread(target=compute)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 3]
 
 
 def test_command_line_exports_a_checkpoint_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

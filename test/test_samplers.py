@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from torch.nn.functional import avg_pool2d
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.geometry.se3 import se3_exp
+from dualrefine_ros.model import cache
 from dualrefine_ros.model.epipolar import feature_levels
 from dualrefine_ros.model.native import compiled
 from dualrefine_ros.model.sampling import PLAIN, Sampler, choose, plain
@@ -253,6 +255,29 @@ def test_a_compiled_library_that_was_cut_off_is_made_anew(
     os.truncate(path, whole // 3)
     assert compiled.available(), compiled.reason()
     assert path.stat().st_size == whole
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
+@pytest.mark.parametrize("home", ["a file", "/proc", "none"])
+def test_without_a_cache_the_library_is_compiled_for_this_process(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "_library", None)
+    monkeypatch.setattr(compiled, "_reason", "")
+    cache._temporary.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    if home == "none":
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert choose("native", CPU).name == "native"
+    assert len(caplog.messages) == 1
+    assert "XDG_CACHE_HOME" in caplog.text
+    assert len(list(tmp_path.rglob("*.so"))) == 1
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the native sampler")

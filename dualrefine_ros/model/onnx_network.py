@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dualrefine_ros import __version__
+from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.model.cache import cache_folder, writable_cache
 from dualrefine_ros.model.config import ModelConfig
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.equilibrium import Proposal, Update, accept
-from dualrefine_ros.model.native.compiled import cache_folder
 from dualrefine_ros.model.network import EncodedFrame, Network, Updater
 from dualrefine_ros.model.onnx_export import GRAPHS, OPSET, export_onnx, graph_paths, require
 from dualrefine_ros.model.pose_alignment import AlignmentSystem
@@ -32,20 +34,14 @@ class OnnxNetwork(Network):
         graphs: the files, by name.
 
     Raises:
-        ConfigError: onnxruntime is missing.
+        ConfigError: onnxruntime is missing, or a file cannot be read.
     """
 
     def __init__(self, config: ModelConfig, graphs: Mapping[str, Path]) -> None:
         require("onnxruntime")
-        import onnxruntime
-
         super().__init__(config)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._sessions = {
-            name: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for name, path in graphs.items()
-        }
+        self._graphs = graphs
+        self._load(torch.get_num_threads())
 
     @property
     def device(self) -> torch.device:
@@ -77,9 +73,31 @@ class OnnxNetwork(Network):
         return self._run("upsample", disparity, hidden)[0]
 
     def _run(self, graph: str, *tensors: Tensor) -> list[Tensor]:
+        threads = torch.get_num_threads()
+        if threads != self._threads:  # those of the thread that computes; in the node, another one loads
+            self._load(threads)
         names = GRAPHS[graph][0]
         feed = {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
         return [torch.from_numpy(array) for array in self._sessions[graph].run(None, feed)]
+
+    def _load(self, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # awake, they would keep PyTorch's from the cores between two runs: a frame takes twice as long
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._sessions = {
+                name: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                for name, path in self._graphs.items()
+            }
+        except Exception as error:  # onnxruntime's have no base of their own
+            folder = self._graphs["frame"].parent
+            raise ConfigError(
+                f"The ONNX graphs in {folder} cannot be read ({error}): delete them."
+            ) from error
+        self._threads = threads
 
 
 def onnx_network(model: DualRefine) -> OnnxNetwork:
@@ -89,13 +107,21 @@ def onnx_network(model: DualRefine) -> OnnxNetwork:
         ConfigError: a package is missing, or the network cannot be exported.
     """
     require("onnxruntime")
-    folder = cache_folder() / "onnx"
-    folder.mkdir(parents=True, exist_ok=True)
-    graphs = graph_paths(folder / f"{_digest(model)}.onnx")
-    if not all(path.exists() for path in graphs.values()):
+    name = f"{_digest(model)}.onnx"
+    try:
+        for cache in (cache_folder, writable_cache):  # the first may be open to readers only
+            graphs = graph_paths(cache() / "onnx" / name)
+            if all(path.exists() for path in graphs.values()):
+                with suppress(ConfigError):  # else a power cut has cut one off
+                    return OnnxNetwork(model.config, graphs)
         _log.warning("Exporting the network to ONNX, once; this takes a minute or so.")
-        export_onnx(model, folder / f"{_digest(model)}.onnx", {})
-    return OnnxNetwork(model.config, graphs)
+        folder = writable_cache() / "onnx"
+        folder.mkdir(exist_ok=True)
+        return OnnxNetwork(model.config, export_onnx(model, folder / name, {}))
+    except OSError as error:
+        raise ConfigError(
+            f"The ONNX graphs cannot be written ({error}): free space, or set XDG_CACHE_HOME elsewhere."
+        ) from error
 
 
 def _digest(model: DualRefine) -> str:

@@ -1,4 +1,4 @@
-"""Compiles the C++ of this folder into one library, kept in the user's cache, and loads it."""
+"""Compiles the C++ of this folder into one library, kept in a cache, and loads it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 
 from torch import Tensor
+
+from dualrefine_ros.model.cache import cache_folder, writable_cache
 
 HERE = Path(__file__).parent
 # sums over channels may be reordered, which is what lets the compiler use vectors; NaN keeps its meaning
@@ -63,12 +65,6 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def cache_folder() -> Path:
-    """Where this package keeps what it makes for itself; it may not exist yet."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(root) / "dualrefine_ros"
-
-
 def _processor() -> str:
     """What the binary was tuned for: a home folder may be shared by unlike machines."""
     try:
@@ -84,7 +80,7 @@ def _compiled() -> Path:
     """The library, compiled where the cache has none for this source, compiler and processor.
 
     Raises:
-        OSError: no compiler, or the cache cannot be written.
+        OSError: no compiler, or nothing can be written.
         subprocess.SubprocessError: the compiler fails.
     """
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -93,11 +89,11 @@ def _compiled() -> Path:
     sources = sorted(HERE.glob("*.cpp"))
     text = [path.read_text() for path in (*sources, *sorted(HERE.glob("*.h")))]
     key = hashlib.sha256("\0".join((*text, compiler, *FLAGS, _processor())).encode()).hexdigest()
-    cache, name = cache_folder(), f"native-{key[:16]}"
-    for path in cache.glob(f"{name}.*.so"):
+    name = f"native-{key[:16]}"
+    for path in cache_folder().glob(f"{name}.*.so"):
         if path.name == f"{name}.{path.stat().st_size}.so":  # else it was cut off, and loading it crashes
             return path
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = writable_cache()
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         built = Path(folder) / "native.so"
         for tuning in TUNING:
