@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
 from training_helpers import TINY, data, module, trainer, write_drive
@@ -17,7 +17,9 @@ from training_helpers import TINY, data, module, trainer, write_drive
 from dualrefine_ros.model import load_checkpoint, read_info
 from dualrefine_ros.model.published import needed
 from dualrefine_ros.tools.main import main
+from dualrefine_ros.training.checkpoints import LatestCheckpoint
 from dualrefine_ros.training.curves import read_curves
+from dualrefine_ros.training.export import read_run
 from dualrefine_ros.training.recipe import Phase
 
 STEPS_AN_EPOCH = 3
@@ -82,6 +84,45 @@ def test_an_interrupted_run_goes_on_exactly(drive: Path, whole_run, tmp_path: Pa
         assert loss == pytest.approx(expected.losses[step], rel=1e-6)
     for key, value in resumed.model.state_dict().items():
         torch.testing.assert_close(value, weights[key], rtol=1e-6, atol=1e-7)
+
+
+def test_averaged_weights_go_on_exactly_and_are_what_is_kept(drive: Path, tmp_path: Path) -> None:
+    """Lightning's callback with our checkpoints, against the mean by hand."""
+    decay = 0.5
+
+    class Recorder(pl.Callback):
+        def __init__(self) -> None:
+            self.weights: list[torch.Tensor] = []
+
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+            self.weights.append(next(iter(pl_module.model.depth_decoder.parameters())).detach().clone())
+
+    recorder, whole = Recorder(), module()
+    averaging = EMAWeightAveraging(decay=decay)
+    trainer(tmp_path, averaging, recorder, enable_checkpointing=False).fit(whole, data(drive))
+    expected = recorder.weights[0]
+    for weight in recorder.weights[1:]:
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(next(iter(whole.model.depth_decoder.parameters())), expected)
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(
+            tmp_path,
+            EMAWeightAveraging(decay=decay),
+            LatestCheckpoint(tmp_path / "latest.ckpt", 1),
+            LossRecorder(stop_after=4),
+        ).fit(module(), data(drive))
+    kept, _ = read_run(tmp_path / "latest.ckpt")
+    by_hand = recorder.weights[0]
+    for weight in recorder.weights[1:4]:
+        by_hand = decay * by_hand + (1 - decay) * weight
+    torch.testing.assert_close(next(iter(kept.depth_decoder.parameters())), by_hand)
+    resumed = module()
+    trainer(tmp_path, EMAWeightAveraging(decay=decay), enable_checkpointing=False).fit(
+        resumed, data(drive), ckpt_path=tmp_path / "latest.ckpt", weights_only=True
+    )
+    for key, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, whole.model.state_dict()[key], rtol=1e-6, atol=1e-7)
 
 
 def test_loader_processes_change_nothing(drive: Path, tmp_path: Path, whole_run) -> None:
