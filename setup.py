@@ -1,4 +1,4 @@
-"""ament_python package; versions are pinned in constraints.txt, not here."""
+"""ament_python package; versions are pinned in constraints.txt, here stand lower bounds only."""
 
 from glob import glob
 
@@ -31,7 +31,7 @@ setup(
         "pyyaml",
         "safetensors",
         "timm",
-        "torch",
+        "torch>=2.6",  # get_total_norm, ONNXProgram.save with external_data
         "torchvision",
         "tqdm",
     ],

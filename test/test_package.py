@@ -162,6 +162,17 @@ def test_every_requirement_is_pinned(setup):
     assert {name for name in wanted if not pinned.get(name, "").startswith("==")} == set()
 
 
+def test_pytorch_is_recent_enough_wherever_it_is_installed_by_hand(setup):
+    """2.6: earlier ones lack `torch.nn.utils.get_total_norm`."""
+    bound = requirements(setup)["torch"].specifier
+    assert str(bound) == ">=2.6"
+    files = ("README.md", "docs/robot.md", "Dockerfile", ".github/workflows/ros.yml")
+    for name in files:
+        lines = re.findall(r"pip install.*\btorch\b.*", (ROOT / name).read_text())
+        assert lines, name
+        assert all(f"'torch{bound}'" in line for line in lines), name
+
+
 def test_every_import_is_declared(setup, manifest):
     """In setup.py, or for ROS in package.xml; what comes along with something else today may not tomorrow."""
     declared = set(requirements(setup))
