@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from dualrefine_ros.tools.dds import PROFILE_VARIABLES, make_room_for_images, take_own_domain
+from dualrefine_ros.tools.dds import PROFILE, PROFILE_VARIABLES, make_room_for_images, take_own_domain
 
+ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0
 
 
@@ -40,6 +43,17 @@ def test_images_get_room_unless_the_user_has_a_profile(monkeypatch: pytest.Monke
     sizes = {t.findtext(f"{ns}type"): int(t.findtext(f"{ns}segment_size") or 0) for t in transports}
     assert set(sizes) == {"SHM", "UDPv4"}  # as many as without: nobody who was heard goes unheard
     assert sizes["SHM"] > 10 * 1242 * 375 * 4  # several depth images
+
+
+def test_docker_has_room_for_the_profile() -> None:
+    """Its own /dev/shm has 64 MiB, and is another one than the host's."""
+    segment = int(ElementTree.parse(ROOT / PROFILE).findtext(".//{*}segment_size") or 0)
+    text = (ROOT / "docs" / "robot.md").read_text()
+    runs = re.findall(r"docker run[^`]*", text)
+    assert runs
+    assert all("--network host --ipc host" in run for run in runs)
+    (room,) = re.findall(r"--shm-size (\d+)m", text)
+    assert int(room) << 20 > 4 * segment  # driver, node and two to look at them
 
 
 def test_large_images_arrive_by_best_effort() -> None:
