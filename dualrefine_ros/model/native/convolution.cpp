@@ -170,7 +170,8 @@ void convolution(const int* size, const int* channels, const float* const* maps,
   int in = 0;
   for (int i = 0; i < s.sources; ++i) in += channels[i];
   const int n = blocks(s.out) * kColumns;
-  parallel((s.tiles() + kTiles - 1) / kTiles, threads, [=](int64_t first, int64_t last, int) {
+  // shared out in the smallest pieces: few blocks would not be as many for each thread
+  parallel((s.tiles() + kRows - 1) / kRows, threads, [=](int64_t first, int64_t last, int) {
     static thread_local std::vector<float> memory;  // kept: fresh pages cost as much as a tenth of the work
     const size_t needed = in + static_cast<size_t>(kTaps) * kTiles * (in + n);
     if (memory.size() < needed) memory.resize(needed);
@@ -178,9 +179,9 @@ void convolution(const int* size, const int* channels, const float* const* maps,
     float* const U = zeros + in;                        // (36, kTiles, in)
     float* const M = U + int64_t{kTaps} * kTiles * in;  // (36, kTiles, n)
     std::fill(zeros, zeros + in, 0.f);
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t start = block * kTiles;
-      const int count = static_cast<int>(std::min<int64_t>(kTiles, s.tiles() - start));
+    const int64_t end = std::min(last * kRows, s.tiles());
+    for (int64_t start = first * kRows; start < end; start += kTiles) {
+      const int count = static_cast<int>(std::min<int64_t>(kTiles, end - start));
       for (int t = 0; t < count; ++t) {
         float* to = U + t * in;
         for (int i = 0; i < s.sources; to += channels[i++])
