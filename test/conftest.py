@@ -6,6 +6,7 @@ import os
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # not that of a robot, or of another run
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["GOMP_SPINCOUNT"] = "1000"  # as dualrefine_ros.waiting has it
 os.environ["MPLBACKEND"] = "Agg"
 
 from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ PACKAGE = "dualrefine_ros"
 
 # From the ground up. What shares a line must not import each other.
 LAYERS = (
-    {"errors", "installed_files"},
+    {"errors", "installed_files", "waiting"},
     {"frame"},
     {"geometry"},
     {"model", "network_io", "image_motion", "covariance", "devices", "gates", "ground"},

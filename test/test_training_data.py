@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_helpers import INTRINSICS, texture, write_drive
 
 from dualrefine_ros.data.source import open_source
-from dualrefine_ros.errors import DataError
+from dualrefine_ros.errors import ConfigError, DataError
 from dualrefine_ros.tools.main import main
 from dualrefine_ros.training.augmentation import AugmentationConfig
+from dualrefine_ros.training.datamodule import TripletData
 from dualrefine_ros.training.frame_cache import CachedRecording, cache_recording
 from dualrefine_ros.training.triplets import EpochOrder, Triplets, find_centres
 
@@ -250,3 +251,12 @@ def test_a_bag_trains_like_the_sequence_it_was_made_from(drive: Path, tmp_path: 
     assert np.array_equal(from_bag.pixels.get(), from_images.pixels.get())
     assert from_bag.intrinsics == pytest.approx(from_images.intrinsics)
     assert centres_of(from_bag) == centres_of(from_images)
+
+
+def test_a_cache_without_a_home_folder_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(ConfigError, match=r"no home folder for ~/.*: set data\.cache"):
+        TripletData()

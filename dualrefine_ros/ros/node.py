@@ -39,6 +39,7 @@ from dualrefine_ros.ros.statistics import Statistics
 from dualrefine_ros.ros.threads import compute_alone, compute_with
 from dualrefine_ros.ros.tracker import Tracker
 from dualrefine_ros.ros.worker import Worker
+from dualrefine_ros.waiting import sleep_soon
 
 SIGNAL_PERIOD = 0.2  # seconds until a signal is noticed
 EXIT_CRASH, EXIT_CONFIG = 1, 2
@@ -233,6 +234,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
+    sleep_soon()
     try:
         _init(args)
         node = VoNode(one_thread_computes=True)

@@ -15,6 +15,7 @@ from importlib import import_module
 
 from dualrefine_ros import __version__
 from dualrefine_ros.errors import DualRefineError
+from dualrefine_ros.waiting import sleep_soon
 
 # name: (module of dualrefine_ros.tools, one line of help)
 COMMANDS = {
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Output that nobody reads any more (``dualrefine ... | head``) ends the program quietly.
     """
+    sleep_soon()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in arguments if not a.startswith("-")), "")
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -94,7 +94,10 @@ class TripletData(pl.LightningDataModule):
         self._size = (height, width)
         self._batch_size, self._strides, self._min_change = batch_size, strides, min_change
         self._augmentation = augmentation
-        self._cache = cache.expanduser()
+        try:
+            self._cache = cache.expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"There is no home folder for {cache}: set data.cache to a folder.") from error
         self._workers = workers
         self._seed = seed
         self._triplets: Triplets | None = None

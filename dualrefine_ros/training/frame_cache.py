@@ -72,7 +72,7 @@ def cache_recording(
             _write(source, height, width, images_path, frames_path)
         except OSError as error:
             raise DataError(
-                f"The frame cache {folder} cannot be written ({error}): name another folder."
+                f"The frame cache {folder} cannot be written ({error}): set data.cache to another one."
             ) from error
     with np.load(frames_path) as file:
         readable, stamps_ns = file["readable"], file["stamps_ns"]
