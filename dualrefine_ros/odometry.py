@@ -198,6 +198,7 @@ class VisualOdometry:
         if self.config.on_device_error == "cpu" and self._spare is not None:
             self.device, self.model = torch.device("cpu"), folded(self._spare.cpu())
             self._released = False
+            self._warn_if_slow()
             return run(None), f"{failed}: it runs on the CPU from now on, and a new pair begins."
         raise DeviceError(
             f"{failed}: this frame has no answer. Choose a smaller network or free the device; with "

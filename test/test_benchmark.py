@@ -204,7 +204,8 @@ def test_what_runs_by_itself_has_trained_weights_too() -> None:
 
 def test_vector_extensions_are_those_that_numpy_finds() -> None:
     found = describe_machine()["cpu_vectors"]
-    features = np._core._multiarray_umath.__cpu_features__
+    from numpy._core._multiarray_umath import __cpu_features__ as features
+
     for name, flag in (("AVX2", "avx2"), ("FMA3", "fma"), ("AVX512F", "avx512f"), ("SVE", "sve")):
         assert (flag in found) == features.get(name, False), flag
 

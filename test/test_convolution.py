@@ -46,7 +46,14 @@ def assert_close(actual: Tensor, exact: Tensor) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("batch", "channels", "out", "height", "width"),
-    [(1, 64, 128, 12, 20), (2, 64, 63, 7, 10), (1, 3, 1, 1, 1), (3, 33, 40, 4, 5), (1, 17, 32, 2, 9)],
+    [
+        (1, 64, 128, 12, 20),
+        (2, 64, 63, 7, 10),
+        (1, 3, 1, 1, 1),
+        (3, 33, 40, 4, 5),
+        (1, 17, 32, 2, 9),
+        (1, 40, 70, 41, 53),
+    ],
 )
 def test_values(batch: int, channels: int, out: int, height: int, width: int, threads: int) -> None:
     conv, (x,) = layer(channels, out), maps((batch, channels, height, width))

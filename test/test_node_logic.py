@@ -16,6 +16,7 @@ from node_harness import SECOND, Robot
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
+from rclpy.publisher import Publisher
 from rclpy.qos import ReliabilityPolicy
 
 from dualrefine_ros.errors import InputError
@@ -130,6 +131,24 @@ def test_a_best_effort_camera_is_heard(robot, make_node, qos) -> None:
     robot.wait(lambda: robot.odometry_stamps() == [1], "odometry")
     robot.executor.remove_node(camera.node)
     camera.close()
+
+
+def test_tf_follows_what_the_image_showed(robot, make_node, monkeypatch) -> None:
+    """The node hears its own transform: what is published after that waits for the executor."""
+    sent: list[str] = []
+    publish = Publisher.publish
+
+    def recorded(publisher: Publisher, message: object) -> None:
+        sent.append(type(message).__name__)
+        publish(publisher, message)
+
+    make_node()
+    robot.publish_camera_info()
+    monkeypatch.setattr(Publisher, "publish", recorded)
+    robot.publish_image(1)
+    robot.wait(lambda: "DiagnosticStatus" in sent, "the status of the image")
+    answer = [name for name in sent[sent.index("Odometry") :] if name != "DiagnosticArray"]
+    assert answer == ["Odometry", "Path", "Image", "CameraInfo", "TFMessage", "DiagnosticStatus"]
 
 
 def test_iterations_change_with_the_next_image(engine, robot, make_node) -> None:

@@ -281,6 +281,28 @@ def test_without_a_cache_the_library_is_compiled_for_this_process(
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
+def test_a_cache_that_may_not_be_looked_into_is_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Permissions do not hold root back, so that the refusal is made."""
+    monkeypatch.setattr(compiled, "_library", None)
+    monkeypatch.setattr(compiled, "_reason", "")
+    cache._temporary.cache_clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/closed")
+    glob = Path.glob
+
+    def refused(path: Path, pattern: str) -> Iterator[Path]:
+        if path.is_relative_to("/proc/closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert choose("native", CPU).name == "native"
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the native sampler")
 @pytest.mark.parametrize("compiler", ["", "/bin/false", "no-such-compiler"])
 def test_without_a_working_compiler_the_plain_sampler_serves(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

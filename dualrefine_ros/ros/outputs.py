@@ -118,8 +118,8 @@ class Outputs:
     def publish_transform(self, header: Header, T_odom_base: Matrix, config: NodeConfig) -> None:
         """TF at the image with this header; ``withheld`` says afterwards why not, if so.
 
-        The last of an image's messages: it comes back to this node, whose executor then takes the interpreter
-        from whatever is still to be published.
+        After what was seen and how the robot moved: it comes back to this node, whose executor then takes the
+        interpreter from whatever is still to be published.
         """
         self.withheld = ""
         if not config.publish_tf:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -90,9 +91,10 @@ def _compiled() -> Path:
     text = [path.read_text() for path in (*sources, *sorted(HERE.glob("*.h")))]
     key = hashlib.sha256("\0".join((*text, compiler, *FLAGS, _processor())).encode()).hexdigest()
     name = f"native-{key[:16]}"
-    for path in cache_folder().glob(f"{name}.*.so"):
-        if path.name == f"{name}.{path.stat().st_size}.so":  # else it was cut off, and loading it crashes
-            return path
+    with suppress(OSError):  # a folder that we may not even look into
+        for path in cache_folder().glob(f"{name}.*.so"):
+            if path.name == f"{name}.{path.stat().st_size}.so":  # else it was cut off, and loading it crashes
+                return path
     cache = writable_cache()
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         built = Path(folder) / "native.so"
