@@ -77,6 +77,12 @@ class Observation:
     sound: bool
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which the network computes as a precision, one of :data:`PRECISIONS`, says."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def observe(
     model: Network,
     frame: Frame,
@@ -88,13 +94,12 @@ def observe(
 ) -> Observation:
     """Run the network: encode, guess the pose, refine depth and pose, upsample."""
     device = model.device
-    dtype = PRECISIONS[precision]
     network = model.config
     intrinsics = frame.intrinsics.resized(network.width, network.height)
     with clock("preprocess"):
         image = network_image(frame.image, network.height, network.width, device)
         K = torch.tensor([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]], device=device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(device, precision):
         with clock("encode"):
             encoded = model.encode(image)
         with clock("teacher_pose"):

@@ -118,8 +118,8 @@ class VisualOdometry:
             raise ConfigError("Device and backend cannot be changed while the engine runs: start it anew.")
         if config.scale != self.config.scale:
             self._scale = ScaleEstimator(config.scale)
-        precision, self.config, self.iterations = self.config.precision, config, config.iterations
-        if config.precision != precision:
+        before, self.config, self.iterations = self.config, config, config.iterations
+        if config.precision != before.precision:
             self._warn_if_slow()
 
     def _start(self) -> UncertainPose:

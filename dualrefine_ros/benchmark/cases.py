@@ -12,7 +12,8 @@ import torch
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.frame import NANOSECONDS, Frame, Intrinsics
 from dualrefine_ros.model import PRESETS, DualRefine, ModelConfig, load_checkpoint, random_model
-from dualrefine_ros.odometry import PRECISIONS, OdometryConfig
+from dualrefine_ros.observation import autocast
+from dualrefine_ros.odometry import OdometryConfig
 
 CAMERA = Intrinsics(fx=721.5, fy=721.5, cx=609.6, cy=172.9, width=1242, height=375)  # a KITTI camera
 RATE = 10  # frames a second
@@ -62,8 +63,7 @@ class Case:
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which the network computes as the precision says."""
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        return autocast(device, self.precision)
 
     def _sized(self, config: ModelConfig) -> ModelConfig:
         return replace(config, height=self.height or config.height, width=self.width or config.width)

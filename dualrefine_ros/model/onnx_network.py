@@ -109,16 +109,16 @@ def onnx_network(model: DualRefine) -> OnnxNetwork:
     require("onnxruntime")
     name = f"{_digest(model)}.onnx"
     try:
-        for cache in (
-            cache_folder,
-            writable_cache,
-        ):  # the first may be open to readers only, or not even to them
+        # the first may be open to readers only, or not even to them
+        for cache in (cache_folder, writable_cache):
             graphs = graph_paths(cache() / "onnx" / name)
             if all(os.path.exists(path) for path in graphs.values()):
                 try:
                     return OnnxNetwork(model.config, graphs)
                 except ConfigError as error:  # a power cut has cut one off
-                    _log.warning("%s They are made anew.", error)
+                    _log.warning(
+                        "%s cannot be read (%s): made anew.", graphs["frame"].parent, error.__cause__
+                    )
         _log.warning("Exporting the network to ONNX, once; this takes a minute or so.")
         folder = writable_cache() / "onnx"
         folder.mkdir(exist_ok=True)

@@ -46,7 +46,6 @@ class Outputs:
         self._node = node
         self._buffer = buffer
         self._rivals_named: set[str] = set()
-        self.withheld = ""  # why the latest transform was not sent
         self._transforms = TransformBroadcaster(node)
         self._publishers: list[Publisher] = []
         self._odometry = self._publisher(Odometry, config.odometry_topic)
@@ -115,28 +114,28 @@ class Outputs:
         if self._status.get_subscription_count():
             self._status.publish(status)
 
-    def publish_transform(self, header: Header, T_odom_base: Matrix, config: NodeConfig) -> None:
-        """TF at the image with this header; ``withheld`` says afterwards why not, if so.
+    def publish_transform(self, header: Header, T_odom_base: Matrix, config: NodeConfig) -> str:
+        """TF at the image with this header; returns why it is withheld, if so.
 
         After what was seen and how the robot moved: it comes back to this node, whose executor then takes the
         interpreter from whatever is still to be published.
         """
-        self.withheld = ""
         if not config.publish_tf:
-            return
+            return ""
         parent, child = config.odom_frame, config.base_frame
         if config.invert_tf:
             parent, child = child, parent
-        self.withheld = self._why_withheld(child)  # two parents would tear the tree apart for everybody
-        if self.withheld:
+        withheld = self._why_withheld(child)  # two parents would tear the tree apart for everybody
+        if withheld:
             if child not in self._rivals_named:
                 self._rivals_named.add(child)
-                self._node.get_logger().warning(self.withheld)
-            return
+                self._node.get_logger().warning(withheld)
+            return withheld
         transform = TransformStamped(header=Header(stamp=header.stamp, frame_id=parent), child_frame_id=child)
         transform.transform = transform_message(inverse(T_odom_base) if config.invert_tf else T_odom_base)
         self._buffer.sending(transform)
         self._transforms.sendTransform(transform)
+        return ""
 
     def _why_withheld(self, child: str) -> str:
         rival = self._buffer.rival(child)

@@ -113,9 +113,8 @@ class Tracker:
         self._poses.append((frame.stamp_ns, motion.T_odom_base))
         self._outputs.publish_motion(image.header, motion, config)
         self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
-        self._outputs.publish_transform(image.header, motion.T_odom_base, config)
-        if self._outputs.withheld:
-            self._statistics.problems["tf"] = (time.monotonic(), self._outputs.withheld)
+        if withheld := self._outputs.publish_transform(image.header, motion.T_odom_base, config):
+            self._statistics.problems["tf"] = (time.monotonic(), withheld)
         self._account(frame.stamp_ns, estimate)
 
     def _see_stamp(self, stamp_ns: int) -> None:
