@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from dualrefine_ros.errors import ConfigError
 
@@ -26,6 +27,7 @@ class ModelConfig:
     pose_updates: bool = True  # refine the pose too (paper, Tab. 2)
     fixed_confidence: bool = True  # weigh pixels by the frames' own confidence (paper, Sec. 3.2.2)
     evolving_confidence: bool = True  # weigh pixels by the hidden state's confidence (paper, Sec. 3.2.2)
+    depth_deviation: float = 0.0  # of log depth in the pose step; 0 is the paper's: depth taken for exact
 
     def __post_init__(self) -> None:
         for side, value in (("height", self.height), ("width", self.width)):
@@ -35,6 +37,8 @@ class ModelConfig:
             raise ConfigError(
                 f"Depths must satisfy 0 < min_depth < max_depth, not {self.min_depth}, {self.max_depth}."
             )
+        if not (self.depth_deviation >= 0 and isfinite(self.depth_deviation)):
+            raise ConfigError(f"depth_deviation must be 0 or a positive number, not {self.depth_deviation}.")
 
 
 PUBLISHED = ModelConfig()  # the network of depth_pose.pth
@@ -43,5 +47,6 @@ SMALL = ModelConfig(
     pose_backbone="tf_efficientnet_lite0",
     height=96,
     width=320,
+    depth_deviation=1.0,
 )
 PRESETS = {"published": PUBLISHED, "small": SMALL}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dualrefine_ros.geometry.camera import back_project, inverse_depth, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
+from dualrefine_ros.model.depth_marginalisation import depth_flow, marginalised, with_length
 from dualrefine_ros.model.precision import full_precision
 from dualrefine_ros.model.sampling import plain
 
@@ -123,6 +124,7 @@ def alignment_system(
     confidence_cur: Tensor | None,
     confidence_prev: Tensor | None,
     alignment_moments: Callable[[Tensor, Tensor, Tensor], Tensor] = plain.alignment_moments,
+    depth_deviation: float = 0.0,
 ) -> AlignmentSystem:
     """What a step has to solve, see :func:`gauss_newton_step`."""
     h, w = depth.shape[-2:]
@@ -134,8 +136,15 @@ def alignment_system(
     if confidence_prev is not None:
         weight = weight * plain.sample(confidence_prev, pixels, h, w)
     moments = alignment_moments(match_cur, match_prev, pixels)
-    H, b = normal_equations(moments, projection_jacobian(points, intrinsics), weight)
-    return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)))
+    jacobian = projection_jacobian(points, intrinsics)
+    H, b = normal_equations(moments, jacobian, weight)
+    if depth_deviation == 0:
+        return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)))
+    flow = depth_flow(points, T_prev_cur, intrinsics)
+    moments = marginalised(moments, flow, weight, depth_deviation, match_cur.shape[1])
+    marginal = normal_equations(moments, jacobian, weight)
+    H, b, squares = with_length(*marginal, H, b, T_prev_cur)
+    return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)) + squares)
 
 
 @full_precision
@@ -156,6 +165,7 @@ def gauss_newton_step(
     confidence_cur: Tensor | None,
     confidence_prev: Tensor | None,
     alignment_moments: Callable[[Tensor, Tensor, Tensor], Tensor] = plain.alignment_moments,
+    depth_deviation: float = 0.0,
 ) -> PoseStep:
     """Move the pose to where the previous frame's features explain the current frame's.
 
@@ -167,6 +177,8 @@ def gauss_newton_step(
         confidence_cur: (B, 1, h, w) weight of the current frame's pixels; None counts as 1.
         confidence_prev: (B, 1, h, w) weight of the previous frame's pixels; None counts as 1.
         alignment_moments: the sampler's.
+        depth_deviation: standard deviation of each pixel's log depth; 0 takes the depth for exact, as the
+            paper does (see :mod:`~dualrefine_ros.model.depth_marginalisation`).
     """
     system = alignment_system(
         depth,
@@ -177,5 +189,6 @@ def gauss_newton_step(
         confidence_cur,
         confidence_prev,
         alignment_moments,
+        depth_deviation,
     )
     return solve_alignment(system, T_prev_cur, match_cur.shape[1])

@@ -125,6 +125,7 @@ class Refiner(nn.Module):
             confidence,
             inputs.prev.confidence if self.config.fixed_confidence else None,
             inputs.sampler.alignment_moments,
+            self.config.depth_deviation,
         )
         return Proposal(hidden, depth, system)
 
