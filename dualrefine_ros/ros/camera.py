@@ -29,7 +29,7 @@ class Camera:
         self._rectified = rectified
         self._info: CameraInfo | None = None  # that the two below are made of
         self._calibration: CameraCalibration | None = None
-        self._rectifier: Rectifier | None = None
+        self._rectifier: Rectifier | None = None  # none: a pinhole camera's images stay as they are
         self._intrinsics: Intrinsics | None = None
 
     def frame(self, image: Image | CompressedImage, info: CameraInfo) -> Frame:
@@ -75,14 +75,12 @@ class Camera:
         return calibration
 
     def _rectify(self, rgb: RgbImage, calibration: CameraCalibration) -> RgbImage:
-        if calibration.is_pinhole:
-            self._intrinsics = calibration.rectified
-            return rgb
         try:
-            if self._rectifier is None:
-                self._rectifier = Rectifier(calibration)
-            self._intrinsics = self._rectifier.intrinsics
-            return self._rectifier(rgb)
+            if self._intrinsics is None:  # the first image with this calibration
+                if not calibration.is_pinhole:
+                    self._rectifier = Rectifier(calibration)
+                self._intrinsics = calibration.rectified
+            return rgb if self._rectifier is None else self._rectifier(rgb)
         except cv2.error as error:
             raise InputError(
                 f"The image cannot be rectified with this calibration ({error.err}): calibrate the camera."
