@@ -72,6 +72,12 @@ class DualRefine(Network):
         cur, prev = map(MatchingFeatures, both.features.chunk(2), both.confidence.chunk(2))
         return self._encoded(d4, cur), prev, self.depth_decoder.disparity_at(3, eighth).float()
 
+    def teacher_disparity(self, image: Tensor) -> Tensor:
+        """The teacher's disparity (B, 1, H/4, W/4) of an image (B, 3, H, W), and nothing else of it."""
+        _, d4 = self.depth_decoder.eighth_and_quarter(self.depth_backbone(normalise(image)))
+        disparity: Tensor = self.depth_decoder.disparity_at(2, d4).float()
+        return disparity
+
     def _encoded(self, d4: Tensor, matching: MatchingFeatures) -> EncodedFrame:
         context, hidden = self.refiner.context_and_hidden(d4)
         return EncodedFrame(self.depth_decoder.disparity_at(2, d4).float(), matching, context, hidden)

@@ -21,11 +21,13 @@ class TeacherOutputs:
     Args:
         disparities: by scale (0, 2, 3), (B, 1, H / 2^scale, W / 2^scale) in [0, 1].
         T_prev_cur, T_next_cur: (B, 4, 4).
+        disparity_prev: (B, 1, H / 4, W / 4), of the previous image; None where no loss asks for it.
     """
 
     disparities: dict[int, Tensor]
     T_prev_cur: Tensor
     T_next_cur: Tensor
+    disparity_prev: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class RefinedOutputs:
     failed: Tensor
 
 
-def teach(model: DualRefine, prev: Tensor, cur: Tensor, following: Tensor) -> TeacherOutputs:
+def teach(
+    model: DualRefine, prev: Tensor, cur: Tensor, following: Tensor, recipe: RecipeConfig
+) -> TeacherOutputs:
     """The teachers alone, on images (B, 3, H, W) in [0, 1]; the refiner is not run."""
     pyramid = model.depth_backbone(normalise(cur))
     eighth, d4 = model.depth_decoder.eighth_and_quarter(pyramid)
@@ -61,8 +65,15 @@ def teach(model: DualRefine, prev: Tensor, cur: Tensor, following: Tensor) -> Te
         3: model.depth_decoder.disparity_at(3, eighth).float(),
     }
     return TeacherOutputs(
-        disparities, model.teacher_pose(cur, prev), model.teacher_pose_to_next(cur, following)
+        disparities,
+        model.teacher_pose(cur, prev),
+        model.teacher_pose_to_next(cur, following),
+        _disparity_prev(model, prev, recipe),
     )
+
+
+def _disparity_prev(model: DualRefine, prev: Tensor, recipe: RecipeConfig) -> Tensor | None:
+    return model.teacher_disparity(prev) if recipe.scale_consistency else None
 
 
 def teach_and_refine(
@@ -80,6 +91,7 @@ def teach_and_refine(
         {0: model.upsample(encoded.disparity, encoded.hidden), 2: encoded.disparity, 3: eighth},
         T_teacher,
         model.teacher_pose_to_next(cur, following),
+        _disparity_prev(model, prev, recipe),
     )
     inputs = model.refiner.inputs(encoded.matching, matching_prev, encoded.context, intrinsics / UPSAMPLING)
     depth_teacher = model.to_depth(encoded.disparity)

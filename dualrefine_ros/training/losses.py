@@ -13,6 +13,7 @@ from dualrefine_ros.training.forward import RefinedOutputs, TeacherOutputs
 from dualrefine_ros.training.photometric import Target, smoothness, warp
 from dualrefine_ros.training.recipe import Estimates, RecipeConfig
 from dualrefine_ros.training.reduction import masked_mean
+from dualrefine_ros.training.scale_consistency import scale_inconsistency
 
 Terms = dict[str, Tensor]
 
@@ -98,6 +99,16 @@ class Comparison:
         noise = torch.randn(error.shape, generator=self._generator, device=error.device)
         return error < self._unwarped + self.recipe.tie_noise * noise
 
+    def inconsistency(
+        self, disparity: Tensor, disparity_prev: Tensor, T_prev_cur: Tensor, trusted: Tensor
+    ) -> Tensor:
+        """The weighted disagreement in scale of two frames' disparities (B, 1, h, w), h = H / 4."""
+        shrink = self.cur.shape[-1] // disparity.shape[-1]
+        depth, depth_prev = self._to_depth(disparity), self._to_depth(disparity_prev)
+        return self.recipe.scale_consistency * scale_inconsistency(
+            depth, depth_prev, T_prev_cur, self._intrinsics / shrink, trusted
+        )
+
     def smoothness(self, disparity: Tensor, scale: int) -> Tensor:
         """The weighted smoothness term of a scale."""
         image = interpolate(self.cur, size=disparity.shape[-2:], mode="area")
@@ -165,10 +176,34 @@ def pose_loss(
     return masked_mean(error, compare.auto_mask(error))
 
 
+def scale_loss(compare: Comparison, teacher: TeacherOutputs, refined: RefinedOutputs | None) -> Tensor | None:
+    """How far the depths of the current and the previous frame are from one scale; None where nobody asks.
+
+    The pose is no party to it, but the best there is; the previous frame's depth follows from its teacher.
+    """
+    if teacher.disparity_prev is None:
+        return None
+    if refined is None:
+        everywhere = torch.ones_like(teacher.disparities[2], dtype=torch.bool)
+        T_prev_cur = teacher.T_prev_cur.detach()
+        return compare.inconsistency(teacher.disparities[2], teacher.disparity_prev, T_prev_cur, everywhere)
+    T_prev_cur, trusted = refined.T_prev_cur.detach(), refined.consistency_mask
+    own = compare.inconsistency(teacher.disparities[2], teacher.disparity_prev, T_prev_cur, trusted)
+    disparity_prev = teacher.disparity_prev.detach()
+    return own + compare.inconsistency(refined.disparities[2], disparity_prev, T_prev_cur, trusted)
+
+
 def total_loss(compare: Comparison, teacher: TeacherOutputs, refined: RefinedOutputs | None) -> Losses:
-    """All terms and their published sum; without the refiner, the teacher's share of it."""
+    """All terms and their published sum, and the consistency of scale where the recipe has a weight for it.
+
+    Without the refiner, the teacher's share of it.
+    """
     terms, by_teacher, masks = teacher_losses(compare, teacher)
     total = 2 * terms["teacher_loss_0"] + 2 * terms["teacher_loss_2"] + terms["teacher_loss_3"]
+    inconsistency = scale_loss(compare, teacher, refined)
+    if inconsistency is not None:
+        terms["scale_consistency"] = inconsistency
+        total = total + 4 * inconsistency
     if refined is None:
         return Losses(total / 4, terms, by_teacher[0].prev, masks[0])
     refined_terms, by_refined = refined_losses(compare, teacher, refined, by_teacher)

@@ -45,6 +45,9 @@ class RecipeConfig:
     depth_loss_pose: Estimates = Estimates.REFINED  # pose in the refined depth's loss (paper, Tab. 5)
     pose_loss_depth: Estimates = Estimates.REFINED  # depth in the refined pose's loss (paper, Tab. 5)
     consistency_pose: Estimates = Estimates.REFINED  # pose of the consistency mask (paper, Tab. 2)
+    scale_consistency: float = (
+        0.0  # weight of neighbouring depths' agreement (Bian et al., 2019); 0 is the paper's
+    )
     tie_noise: float = 1e-5  # on the unwarped error: decides for half the pixels where both are equal
 
     def __post_init__(self) -> None:
@@ -53,9 +56,11 @@ class RecipeConfig:
                 "A recipe needs 0 or more iterations and 1 or more differentiated updates, "
                 f"not {self.iterations} and {self.differentiated_updates}."
             )
-        if self.smoothness < 0 or self.tie_noise < 0:
+        weights = (self.smoothness, self.scale_consistency, self.tie_noise)
+        if not all(weight >= 0 for weight in weights):
             raise ConfigError(
-                f"smoothness and tie_noise must be 0 or more, not {self.smoothness} and {self.tie_noise}."
+                "smoothness, scale_consistency and tie_noise must be 0 or more, "
+                f"not {', '.join(map(str, weights))}."
             )
 
 

@@ -47,7 +47,7 @@ def training_step(
     intrinsics = batch.intrinsics.float()
     refined = None
     if phase is Phase.TEACHER:
-        teacher = teach(model, *seen)
+        teacher = teach(model, *seen, recipe)
     else:
         teacher, refined = teach_and_refine(model, *seen, intrinsics, recipe)
     with torch.autocast(intrinsics.device.type, enabled=False):
