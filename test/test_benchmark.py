@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import DeviceType
+from torch.nn.functional import interpolate
 from torch.nn.utils import parametrize
 
 from dualrefine_ros.benchmark.cases import Case, moving_frames
@@ -72,6 +73,21 @@ def test_reference_agrees_with_the_published_numbers(published: DualRefine, size
     ):
         torch.testing.assert_close(actual, expected[name].reshape(actual.shape), rtol=0, atol=TOLERANCE)
     assert list(clock.seconds) == ["encode", "teacher_pose", "refine", "upsample"]
+
+
+@pytest.mark.parametrize("deviation", [0.5, 10.0])
+@torch.inference_mode()
+def test_reference_takes_depth_for_as_uncertain_as_the_network(deviation: float) -> None:
+    """It has Jacobians by channel and depth; the engine eliminates depth from sums over the channels."""
+    model = random_model(replace(SMALL, height=64, width=96, depth_deviation=deviation))
+    texture = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    prev = interpolate(texture, size=(64, 96), mode="bicubic").clamp(0, 1)
+    cur, intrinsics = torch.roll(prev, 1, -1), torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+    plain = reference_frame(model, cur, prev, intrinsics, 3, StageClock(torch.device("cpu")))
+    ours = model(cur, prev, intrinsics, iterations=3)
+    torch.testing.assert_close(plain.T_prev_cur, ours.T_prev_cur, rtol=0, atol=TOLERANCE)
+    assert float((ours.T_prev_cur - ours.T_prev_cur_teacher).abs().max()) > 100 * TOLERANCE
+    torch.testing.assert_close(plain.disp_refined, ours.disp_refined, rtol=0, atol=TOLERANCE)
 
 
 def test_sides_take_turns_and_ratios_are_of_turns() -> None:

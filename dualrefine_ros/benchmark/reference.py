@@ -17,6 +17,7 @@ from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model.anderson import MEMORY, PLAIN_EVALUATIONS, REGULARISATION
 from dualrefine_ros.model.backbones import normalise
+from dualrefine_ros.model.depth_marginalisation import depth_flow, with_length
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates, feature_levels
@@ -164,7 +165,7 @@ def update(
     depth = depth + torch.tanh(block.depth_head(hidden)) * g
     depth = depth.clamp(model.config.min_depth, model.config.max_depth)
     weight = pair.conf_cur * block.evolving_confidence(hidden)
-    T_prev_cur, xi = gauss_newton(depth, T_prev_cur, pair, weight)
+    T_prev_cur, xi = gauss_newton(depth, T_prev_cur, pair, weight, model.config.depth_deviation)
     return hidden, depth, T_prev_cur, xi
 
 
@@ -179,7 +180,9 @@ def gru(layers: ConvGRU, h: Tensor, x: Tensor) -> Tensor:
     return (1 - z) * h + z * q
 
 
-def gauss_newton(depth: Tensor, T_prev_cur: Tensor, pair: Pair, weight: Tensor) -> tuple[Tensor, Tensor]:
+def gauss_newton(
+    depth: Tensor, T_prev_cur: Tensor, pair: Pair, weight: Tensor, depth_deviation: float
+) -> tuple[Tensor, Tensor]:
     """One step over all pixels and channels, ``J`` (B, 64, 6, h, w) in full; the pose and its twist."""
     h, w = depth.shape[-2:]
     points = transform(T_prev_cur, back_project(depth, pair.intrinsics))
@@ -193,5 +196,15 @@ def gauss_newton(depth: Tensor, T_prev_cur: Tensor, pair: Pair, weight: Tensor) 
     weighted = (J * weight[:, :, None]).movedim(2, -1).flatten(1, 3)
     H = weighted.transpose(1, 2) @ rows
     b = (weighted.transpose(1, 2) @ e.reshape(len(e), -1, 1))[:, :, 0]
+    if depth_deviation:
+        du, dv = depth_flow(points, T_prev_cur, pair.intrinsics).split(1, 1)
+        J_depth = -(gu * du + gv * dv)  # (B, 64, h, w)
+        variance = (weight * e * e).sum((1, 2, 3)) / (e.shape[1] * weight.sum((1, 2, 3)))
+        information = (J_depth * J_depth).sum(1) + variance[:, None, None] / depth_deviation**2
+        with_xi = (J_depth[:, :, None] * J).sum(1).flatten(2)  # (B, 6, h w)
+        gain = (weight[:, 0] / information).flatten(1)[:, None] * with_xi
+        H_marginal = H - gain @ with_xi.transpose(1, 2)
+        b_marginal = b - (gain @ (J_depth * e).sum(1).flatten(1)[:, :, None])[:, :, 0]
+        H, b, _ = with_length(H_marginal, b_marginal, H, b, T_prev_cur)
     xi, _ = solve_step(H, b)
     return se3_exp(xi) @ T_prev_cur, xi
