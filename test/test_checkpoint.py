@@ -275,6 +275,21 @@ def test_info_round_trip(small: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in saved.items())
 
 
+def test_a_file_of_before_depth_was_uncertain_takes_it_for_exact(small: Path, tmp_path: Path) -> None:
+    with safe_open(small, "pt") as file:
+        metadata = file.metadata()
+    config = json.loads(metadata["config"])
+    del config["depth_deviation"]
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(small), old, {**metadata, "config": json.dumps(config)})
+    assert load_checkpoint(old).config.depth_deviation == 0
+    for wrong in (-1.0, "much"):
+        config["depth_deviation"] = wrong
+        save_file(load_file(small), tmp_path / "bad.safetensors", {**metadata, "config": json.dumps(config)})
+        with pytest.raises(CheckpointError):
+            read_info(tmp_path / "bad.safetensors")
+
+
 def test_half_precision_storage_is_widened(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     with safe_open(small, "pt") as file:

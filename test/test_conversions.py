@@ -18,6 +18,7 @@ from node_harness import exponential
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from dualrefine_ros.data.rectification import CameraCalibration, Rectifier
 from dualrefine_ros.errors import DualRefineError, InputError, MessageError
 from dualrefine_ros.frame import Estimate, Intrinsics, Status
 from dualrefine_ros.ros.base_odometry import T_BASE_OPTICAL, BaseOdometry, se3_log
@@ -174,6 +175,31 @@ def test_a_rectified_topic_uses_p_else_k() -> None:
     rectified = calibration_of(info, rectified=True).rectified
     assert (rectified.fx, rectified.fy, rectified.cx, rectified.cy) == (90.0, 91.0, 1.25, 0.75)
     assert (rectified.width, rectified.height) == (4, 3)
+
+
+def test_a_new_calibration_counts_at_once_and_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = []
+
+    def rectifier(calibration: CameraCalibration) -> Rectifier:
+        prepared.append(calibration)
+        return Rectifier(calibration)
+
+    monkeypatch.setattr("dualrefine_ros.ros.camera.Rectifier", rectifier)
+    camera = Camera(rectified=False)
+    pinhole, barrel, pincushion = camera_info(fx=4.0), camera_info(fx=4.0), camera_info(fx=4.0)
+    for info, k1 in ((barrel, -0.3), (pincushion, 0.3)):
+        info.distortion_model, info.d = "plumb_bob", [k1, 0.0, 0.0, 0.0, 0.0]
+    pixels = np.arange(36, dtype=np.uint8)
+    image = image_message("rgb8", 3, 4, 12, pixels.tobytes())
+    named = {"pinhole": pinhole, "barrel": barrel, "again": barrel, "pincushion": pincushion, "back": pinhole}
+    seen = {}
+    for name, info in named.items():
+        frame = camera.frame(image, info)
+        seen[name] = (frame.image.tobytes(), frame.intrinsics)
+    assert seen["pinhole"] == seen["back"] == (pixels.tobytes(), calibration_of(pinhole, False).rectified)
+    assert seen["barrel"] == seen["again"]
+    assert len({seen[name] for name in ("pinhole", "barrel", "pincushion")}) == 3
+    assert len(prepared) == 2
 
 
 def test_an_uncalibrated_camera_is_refused() -> None:

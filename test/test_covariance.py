@@ -160,10 +160,13 @@ def alignment_scene() -> tuple[torch.Tensor, ...]:
     return K, depth, T, texture(u[None], v[None]), texture(pixels[:, 0], pixels[:, 1])
 
 
+@pytest.mark.parametrize("deviation", [0.0, 10.0])
 @pytest.mark.parametrize("weights", ["inside", "some", "graded"])
-def test_alignment_by_monte_carlo(weights: str) -> None:
+def test_alignment_by_monte_carlo(weights: str, deviation: float) -> None:
     """Noise of unknown size on the current features: the step from the true pose is the error."""
-    K, depth, T, features_prev, features_cur = alignment_scene()
+    K, depth, T, *features = alignment_scene()
+    # an eliminated depth takes one of a pixel's degrees of freedom, which nobody counts: few of many channels
+    features_prev, features_cur = (f.repeat(1, 8, 1, 1) for f in features)
     generator = torch.Generator().manual_seed(0)
     weight = torch.zeros_like(depth)
     weight[:, :, 4:-4, 4:-4] = 1
@@ -172,13 +175,14 @@ def test_alignment_by_monte_carlo(weights: str) -> None:
     if weights == "graded":
         weight *= 7 * torch.rand(depth.shape, generator=generator) ** 2
     # without noise a step is left by the bilinear sampling of curved texture; it is not the noise's
-    bias = gauss_newton_step(depth, T, K, features_cur, features_prev, weight, None).xi
+    options = {"depth_deviation": deviation}
+    bias = gauss_newton_step(depth, T, K, features_cur, features_prev, weight, None, **options).xi
     errors, covariances, N, batch = [], [], 200, 40
     for _ in range(N // batch):
         noise = torch.randn(batch, *features_cur.shape[1:], generator=generator, dtype=torch.float64)
         same = (t.expand(batch, *t.shape[1:]) for t in (depth, T, K))
         prev, w = features_prev.expand_as(noise), weight.expand(batch, *weight.shape[1:])
-        step = gauss_newton_step(*same, features_cur + 0.3 * noise, prev, w, None)
+        step = gauss_newton_step(*same, features_cur + 0.3 * noise, prev, w, None, **options)
         errors += list((step.xi - bias).numpy())
         for H, variance in zip(step.H.numpy(), step.residual_variance.tolist(), strict=True):
             covariances.append(alignment_covariance(H, variance, factor=1.0))

@@ -156,6 +156,17 @@ def test_what_a_run_cannot_start_from_is_one_sentence(
     assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_going_on_with_another_network_setting_is_said(config: Path, trained: Path, caplog) -> None:
+    latest = ["--ckpt_path", str(trained / "checkpoints" / "latest.ckpt"), "--trainer.max_steps", "1"]
+    assert fit(config, *latest, "--out", str(trained.parent / "same")) == 0
+    assert "another experiment" not in caplog.text
+    assert (
+        fit(config, *latest, "--out", str(trained.parent / "other"), "--model.network.depth_deviation", "2")
+        == 0
+    )
+    assert "was trained with depth_deviation 0.0 (now 2.0)" in caplog.text
+
+
 @pytest.mark.parametrize("command", ["test", "predict"])
 def test_only_what_we_have_is_offered(config: Path, command: str, capsys) -> None:
     assert main(["train", command, "--config", str(config)]) == 2

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_helpers import TINY, batch_of
+from training_helpers import INTRINSICS, TINY, batch_of
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.geometry.camera import back_project
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model import random_model
+from dualrefine_ros.training.batch import as_float
+from dualrefine_ros.training.losses import Comparison
 from dualrefine_ros.training.recipe import Phase, RecipeConfig
 from dualrefine_ros.training.scale_consistency import scale_inconsistency
 from dualrefine_ros.training.step import training_step
@@ -79,24 +81,43 @@ def test_a_weight_asks_for_it(phase: Phase) -> None:
     torch.testing.assert_close(results[0.5].total, results[0.0].total + own)
 
 
-def test_it_moves_the_depth_and_not_the_pose() -> None:
+@pytest.mark.parametrize("phase", [Phase.TEACHER, Phase.JOINT])
+def test_it_moves_the_depth_and_not_the_pose(phase: Phase) -> None:
     """The pose could make any two depths agree a little better by being wrong."""
-    model = random_model(TINY).train()
     recipe = RecipeConfig(iterations=1, scale_consistency=1.0)
-    result = training_step(model, batch_of(2), recipe, Phase.JOINT)
-    gradient = torch.autograd.grad(
-        result.losses.terms["scale_consistency"], list(model.parameters()), allow_unused=True
+    result = training_step(random_model(TINY).train(), batch_of(2), recipe, phase)
+    teacher, refined = result.teacher, result.refined
+    poses = [teacher.T_prev_cur] if refined is None else [teacher.T_prev_cur, refined.T_prev_cur]
+    depths = [teacher.disparities[2], teacher.disparity_prev]
+    depths += [] if refined is None else [refined.disparities[2]]
+    term = result.losses.terms["scale_consistency"]
+    gradients = torch.autograd.grad(term, [*poses, *depths], allow_unused=True, retain_graph=True)
+    assert gradients[: len(poses)] == (None,) * len(poses)
+    assert all(g is not None and bool(g.any()) for g in gradients[len(poses) :])
+
+
+def test_the_previous_depth_follows_its_teacher_only() -> None:
+    """What matching found in the current frame is no reason to change the teacher of the previous one."""
+    recipe = RecipeConfig(iterations=1, scale_consistency=1.0)
+    result = training_step(random_model(TINY).train(), batch_of(2), recipe, Phase.JOINT)
+    refined, teacher = result.refined, result.teacher
+    assert refined is not None
+    assert teacher.disparity_prev is not None
+    compare = Comparison(
+        as_float(batch_of(2).images),
+        torch.tensor([INTRINSICS]).expand(2, 4),
+        random_model(TINY).to_depth,
+        recipe,
     )
-    moved = {
-        name.split(".")[0]
-        for (name, _), g in zip(model.named_parameters(), gradient, strict=True)
-        if g is not None and bool(g.any())
-    }
-    assert {"depth_backbone", "depth_decoder", "refiner"} <= moved
-    assert "pose_teacher" not in moved
+    trusted, T_prev_cur = refined.consistency_mask, refined.T_prev_cur.detach()
+    own = compare.inconsistency(teacher.disparities[2], teacher.disparity_prev, T_prev_cur, trusted)
+    (expected,) = torch.autograd.grad(own, teacher.disparity_prev, retain_graph=True)
+    term = result.losses.terms["scale_consistency"]
+    (gradient,) = torch.autograd.grad(term, teacher.disparity_prev, retain_graph=True)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_weights_are_checked() -> None:
-    for wrong in (-1.0, math.nan):
+    for wrong in (-1.0, math.nan, math.inf):
         with pytest.raises(ConfigError, match="scale_consistency"):
             replace(RecipeConfig(), scale_consistency=wrong)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model.anderson import MEMORY, PLAIN_EVALUATIONS, REGULARISATION
 from dualrefine_ros.model.backbones import normalise
-from dualrefine_ros.model.depth_marginalisation import depth_flow, with_length
+from dualrefine_ros.model.depth_marginalisation import depth_flow
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates, feature_levels
@@ -205,6 +206,16 @@ def gauss_newton(
         gain = (weight[:, 0] / information).flatten(1)[:, None] * with_xi
         H_marginal = H - gain @ with_xi.transpose(1, 2)
         b_marginal = b - (gain @ (J_depth * e).sum(1).flatten(1)[:, :, None])[:, :, 0]
-        H, b, _ = with_length(H_marginal, b_marginal, H, b, T_prev_cur)
+        length = normalize(torch.cat((T_prev_cur[:, :3, 3], torch.zeros_like(b[:, 3:])), 1))[:, :, None]
+        H_lost, b_lost = part_along(length, H_marginal, b_marginal)
+        H_known, b_known = part_along(length, H, b)
+        H, b = H_marginal - H_lost + H_known, b_marginal - b_lost + b_known
     xi, _ = solve_step(H, b)
     return se3_exp(xi) @ T_prev_cur, xi
+
+
+def part_along(direction: Tensor, H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The rank-one part of normal equations (B, 6, 6), (B, 6) that belongs to a direction (B, 6, 1)."""
+    along = H @ direction
+    share = along / (direction.transpose(1, 2) @ along)
+    return share @ along.transpose(1, 2), (share @ (direction.transpose(1, 2) @ b[:, :, None]))[:, :, 0]

@@ -29,18 +29,18 @@ _NO_INFORMATION = 1e-12  # its square is still a number in float32
 def depth_flow(points: Tensor, T_prev_cur: Tensor, intrinsics: Tensor) -> Tensor:
     """d(u, v)/d(log depth), (B, 2, h, w) pixels, along the epipolar lines.
 
+    A point RP + t whose RP grows moves in the image as one whose t shrinks: ``-d(u, v)/dX t``.
+
     Args:
         points: ``T_prev_cur P`` (B, 3, h, w), of the current frame's points P in the previous camera.
         T_prev_cur: (B, 4, 4).
         intrinsics: (B, 4) at this map's size.
     """
     fx, fy = (c.view(-1, 1, 1) for c in intrinsics[:, :2].unbind(1))
+    t_x, t_y, t_z = (c.view(-1, 1, 1) for c in T_prev_cur[:, :3, 3].unbind(1))
     inv_z = inverse_depth(points)
-    rotated = points - T_prev_cur[:, :3, 3, None, None]  # R P: d(T P)/d(log depth)
     x, y = points[:, 0] * inv_z, points[:, 1] * inv_z
-    du = fx * inv_z * (rotated[:, 0] - x * rotated[:, 2])
-    dv = fy * inv_z * (rotated[:, 1] - y * rotated[:, 2])
-    return torch.stack((du, dv), 1)
+    return torch.stack((fx * inv_z * (x * t_z - t_x), fy * inv_z * (y * t_z - t_y)), 1)
 
 
 def marginalised(moments: Tensor, flow: Tensor, weight: Tensor, deviation: float, channels: int) -> Tensor:
@@ -50,14 +50,15 @@ def marginalised(moments: Tensor, flow: Tensor, weight: Tensor, deviation: float
         moments: see :func:`~dualrefine_ros.model.sampling.plain.alignment_moments`.
         flow: (B, 2, h, w), see :func:`depth_flow`.
         weight: (B, 1, h, w).
-        deviation: standard deviation of log depth, above 0.
+        deviation: standard deviation of log depth, above 0, of a pixel of weight 1; a pixel's weight divides
+            the variance of its prior as that of its residuals.
         channels: residuals of a pixel.
     """
     uu, uv, vv, ue, ve, ee = moments.unbind(1)
     au, av = flow.unbind(1)
     w = weight[:, 0].detach()
     squares, rows = (w * ee.detach()).sum((1, 2)), channels * w.sum((1, 2))
-    prior = squares * _inverse(rows) / deviation**2  # its information, in units of 1 / variance of e
+    prior = squares * _inverse(rows) / deviation / deviation  # its information, in units of 1 / variance of e
     # information of depth with itself, with (u, v), and with the residual
     du, dv, de = uu * au + uv * av, uv * au + vv * av, ue * au + ve * av
     inverse = _inverse(au * du + av * dv + prior[:, None, None])
@@ -68,30 +69,36 @@ def marginalised(moments: Tensor, flow: Tensor, weight: Tensor, deviation: float
 
 
 def with_length(
-    H_marginal: Tensor, b_marginal: Tensor, H: Tensor, b: Tensor, T_prev_cur: Tensor
+    H: Tensor, b: Tensor, moments: Tensor, jacobian: Tensor, weight: Tensor, T_prev_cur: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normal equations that know of the way's length what the full ones know.
+    """Marginal normal equations that know of the way's length what those with depth as it is know.
 
-    To the marginal equations is added the rank-one part of the full ones that belongs to the direction d
-    of the translation: ``H d (d^T H d)^-1 d^T H``. Where both agree, the step is that of the full ones.
+    Along the direction d of the translation the marginal equations' rank-one part ``H d (d^T H d)^-1 d^T H``
+    gives way to that of the full ones. Without uncertainty the step is the full equations' own.
 
     Args:
-        H_marginal, b_marginal: (B, 6, 6), (B, 6), with the depth eliminated.
-        H, b: the same with depth as it is.
+        H, b: (B, 6, 6), (B, 6), with the depth eliminated.
+        moments: (B, 6, h, w), with depth as it is.
+        jacobian: dp/dxi, (B, 2, 6, h, w).
+        weight: (B, 1, h, w).
         T_prev_cur: (B, 4, 4).
 
     Returns:
-        H (B, 6, 6), b (B, 6), and the weighted squares (B,) of the residual that came with it.
+        H (B, 6, 6), b (B, 6), and the change (B,) in weighted squares of residuals that comes with them.
     """
     direction = normalize(T_prev_cur[:, :3, 3], dim=1)
-    along = (H[:, :, :3] @ direction[:, :, None])[:, :, 0]  # H d
-    inverse = _inverse((along[:, :3] * direction).sum(1))
-    gradient = (b[:, :3] * direction).sum(1)
-    return (
-        H_marginal + along[:, :, None] * (along * inverse[:, None])[:, None, :],
-        b_marginal + along * (gradient * inverse)[:, None],
-        gradient * gradient * inverse,
-    )
+    uu, uv, vv, ue, ve, _ = (moments * weight).unbind(1)
+    u, v = (jacobian[:, :, :3] * direction[:, None, :, None, None]).sum(2).unbind(1)  # dp/dxi d
+    left = torch.stack((uu * u + uv * v, uv * u + vv * v), 1)[:, :, None]
+    full_H_d, full_b_d = (left * jacobian).sum((1, 3, 4)), -(ue * u + ve * v).sum((1, 2))
+    H_d, b_d = (H[:, :, :3] @ direction[:, :, None])[:, :, 0], (b[:, :3] * direction).sum(1)
+    squares = torch.zeros_like(b_d)
+    for sign, along, gradient in ((-1, H_d, b_d), (1, full_H_d, full_b_d)):
+        inverse = sign * _inverse((along[:, :3] * direction).sum(1))
+        H = H + along[:, :, None] * (along * inverse[:, None])[:, None, :]
+        b = b + along * (gradient * inverse)[:, None]
+        squares = squares + gradient * gradient * inverse
+    return H, b, squares
 
 
 def _inverse(information: Tensor) -> Tensor:

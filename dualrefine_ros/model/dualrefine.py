@@ -73,7 +73,10 @@ class DualRefine(Network):
         return self._encoded(d4, cur), prev, self.depth_decoder.disparity_at(3, eighth).float()
 
     def teacher_disparity(self, image: Tensor) -> Tensor:
-        """The teacher's disparity (B, 1, H/4, W/4) of an image (B, 3, H, W), and nothing else of it."""
+        """The teacher's disparity (B, 1, H/4, W/4) of an image (B, 3, H, W), and nothing else of it.
+
+        In training it is a batch of its own: batch norms learn its statistics, too.
+        """
         _, d4 = self.depth_decoder.eighth_and_quarter(self.depth_backbone(normalise(image)))
         disparity: Tensor = self.depth_decoder.disparity_at(2, d4).float()
         return disparity

@@ -19,6 +19,8 @@ from dualrefine_ros.model.sampling import plain
 class AlignmentSystem:
     """The normal equations ``H xi = -b`` of one step.
 
+    Where depth is uncertain, sums are of what is left of J and e after its elimination.
+
     Args:
         H: (B, 6, 6), ``sum w J^T J``.
         b: (B, 6), ``sum w J^T e``.
@@ -41,7 +43,7 @@ class PoseStep:
         xi: (B, 6), the step: translation, rotation; zero where it could not be solved.
         solved: (B,) bool.
         weight: (B, 1, h, w), what each pixel counted.
-        H: (B, 6, 6), the normal matrix ``sum w J^T J``.
+        H: (B, 6, 6), the normal matrix.
         residual_variance: (B,), see :func:`residual_variance`.
     """
 
@@ -107,7 +109,7 @@ def residual_variance(squares: Tensor, weight: Tensor, gain: Tensor, channels: i
         squares: (B,), weighted squares of the residuals before the step.
         weight: (B, 1, h, w).
         gain: (B,), what the step takes from the weighted squares: ``-xi . b``.
-        channels: residuals of a pixel.
+        channels: residuals of a pixel (of whose freedom an eliminated depth takes one, which is not counted).
     """
     w = weight.flatten(1)
     rows = channels * w.sum(1) ** 2 / (w * w).sum(1)
@@ -137,14 +139,14 @@ def alignment_system(
         weight = weight * plain.sample(confidence_prev, pixels, h, w)
     moments = alignment_moments(match_cur, match_prev, pixels)
     jacobian = projection_jacobian(points, intrinsics)
-    H, b = normal_equations(moments, jacobian, weight)
     if depth_deviation == 0:
+        H, b = normal_equations(moments, jacobian, weight)
         return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)))
     flow = depth_flow(points, T_prev_cur, intrinsics)
-    moments = marginalised(moments, flow, weight, depth_deviation, match_cur.shape[1])
-    marginal = normal_equations(moments, jacobian, weight)
-    H, b, squares = with_length(*marginal, H, b, T_prev_cur)
-    return AlignmentSystem(H, b, weight, (weight * moments[:, 5:]).sum((1, 2, 3)) + squares)
+    free = marginalised(moments, flow, weight, depth_deviation, match_cur.shape[1])
+    H, b = normal_equations(free, jacobian, weight)
+    H, b, squares = with_length(H, b, moments, jacobian, weight, T_prev_cur)
+    return AlignmentSystem(H, b, weight, (weight * free[:, 5:]).sum((1, 2, 3)) + squares)
 
 
 @full_precision

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         "pose backbone": config.pose_backbone,
         "network input": f"{config.width}x{config.height}",
         "depth range": f"{config.min_depth:g} .. {config.max_depth:g} m",
+        "depth in the pose step": _trust_in_depth(config.depth_deviation),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million",
         "licence": info.licence,
         **{f"training: {key}": value for key, value in info.training.items()},
@@ -35,3 +36,7 @@ def run(args: argparse.Namespace) -> int:
         printable = "".join(c if c.isprintable() else "?" for c in str(value))  # no escape codes of a file's
         print(f"{name:<{width}}  {printable}")
     return 0
+
+
+def _trust_in_depth(deviation: float) -> str:
+    return f"log depth uncertain by {deviation:g}" if deviation else "taken for exact, as in the paper"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dualrefine_ros.model.config import ModelConfig
 from dualrefine_ros.model.published import check_fit, is_counter, needed
 from dualrefine_ros.model.torch_file import read_torch_file
 
+_log = logging.getLogger(__name__)
 _PREFIX = "model."  # of the network in the training module
 
 
@@ -31,7 +34,7 @@ def read_run(path: Path) -> tuple[DualRefine, CheckpointInfo]:
 
 
 def check_run(path: Path, model: DualRefine) -> None:
-    """Whether training a network can go on from a file.
+    """Whether training a network can go on from a file; warns where the network is set up otherwise.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint of a training run, or of another network.
@@ -48,6 +51,10 @@ def check_run(path: Path, model: DualRefine) -> None:
             f"{path} is of another network ({config.depth_backbone}, {config.pose_backbone}): use the "
             f"configuration it was trained with. {error}"
         ) from error
+    now = asdict(model.config)
+    changed = [f"{key} {was} (now {now[key]})" for key, was in asdict(config).items() if was != now[key]]
+    if changed:
+        _log.warning("%s was trained with %s: what follows is another experiment.", path, ", ".join(changed))
 
 
 def _read(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:

@@ -52,7 +52,7 @@ class RefinedOutputs:
 
 
 def teach(
-    model: DualRefine, prev: Tensor, cur: Tensor, following: Tensor, recipe: RecipeConfig
+    model: DualRefine, prev: Tensor, cur: Tensor, following: Tensor, recipe: RecipeConfig = RecipeConfig()
 ) -> TeacherOutputs:
     """The teachers alone, on images (B, 3, H, W) in [0, 1]; the refiner is not run."""
     pyramid = model.depth_backbone(normalise(cur))

@@ -24,7 +24,8 @@ class Losses:
 
     Args:
         total: scalar, differentiable.
-        terms: name -> scalar: reproj, smooth, consistency and loss of each estimate and scale.
+        terms: name -> scalar: reproj, smooth, consistency and loss of each estimate and scale; pose_loss,
+            scale_consistency.
         warped: (B, 3, H, W), the previous image warped by the best depth and pose there are.
         auto_mask: (B, 1, H, W) bool, the pixels that counted in the teacher's loss at full size.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 
 from torch import nn
 
@@ -45,9 +46,7 @@ class RecipeConfig:
     depth_loss_pose: Estimates = Estimates.REFINED  # pose in the refined depth's loss (paper, Tab. 5)
     pose_loss_depth: Estimates = Estimates.REFINED  # depth in the refined pose's loss (paper, Tab. 5)
     consistency_pose: Estimates = Estimates.REFINED  # pose of the consistency mask (paper, Tab. 2)
-    scale_consistency: float = (
-        0.0  # weight of neighbouring depths' agreement (Bian et al., 2019); 0 is the paper's
-    )
+    scale_consistency: float = 0.0  # weight: neighbouring depths should agree (Bian et al., 2019)
     tie_noise: float = 1e-5  # on the unwarped error: decides for half the pixels where both are equal
 
     def __post_init__(self) -> None:
@@ -57,9 +56,9 @@ class RecipeConfig:
                 f"not {self.iterations} and {self.differentiated_updates}."
             )
         weights = (self.smoothness, self.scale_consistency, self.tie_noise)
-        if not all(weight >= 0 for weight in weights):
+        if not all(weight >= 0 and isfinite(weight) for weight in weights):
             raise ConfigError(
-                "smoothness, scale_consistency and tie_noise must be 0 or more, "
+                "smoothness, scale_consistency and tie_noise must be numbers of 0 or more, "
                 f"not {', '.join(map(str, weights))}."
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dualrefine_ros.geometry.camera import back_project, project, transform
+from dualrefine_ros.geometry.camera import MAX_INVERSE_DEPTH, back_project, project, transform
 from dualrefine_ros.model.sampling import plain
 from dualrefine_ros.training.reduction import masked_mean
 
@@ -30,7 +30,9 @@ def scale_inconsistency(
     points = transform(T_prev_cur, back_project(depth, intrinsics))
     pixels = project(points, intrinsics).nan_to_num()
     u, v = pixels.detach().split(1, 1)
-    seen = (points[:, 2:].detach() > 0) & (u >= 0) & (u <= w - 1) & (v >= 0) & (v <= h - 1)
+    seen = (
+        (points[:, 2:].detach() > 1 / MAX_INVERSE_DEPTH) & (u >= 0) & (u <= w - 1) & (v >= 0) & (v <= h - 1)
+    )
     moved, there = points[:, 2:], plain.sample(depth_prev, pixels, h, w)
     difference = (moved - there).abs() / (moved.abs() + there).clamp(min=1e-6)
     return masked_mean(difference, seen & trusted)

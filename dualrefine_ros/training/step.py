@@ -25,6 +25,8 @@ class StepResult:
     def failed(self) -> bool:
         """Whether a pose could not be solved, or an estimate is not finite: the losses need not show it."""
         estimates = [*self.teacher.disparities.values(), self.teacher.T_prev_cur, self.teacher.T_next_cur]
+        if self.teacher.disparity_prev is not None:
+            estimates.append(self.teacher.disparity_prev)
         bad = torch.zeros((), dtype=torch.bool, device=self.losses.total.device)
         if self.refined is not None:
             estimates += [*self.refined.disparities.values(), self.refined.T_prev_cur]
