@@ -18,11 +18,13 @@ from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model.anderson import MEMORY, PLAIN_EVALUATIONS, REGULARISATION
 from dualrefine_ros.model.backbones import normalise
+from dualrefine_ros.model.coarse_alignment import coarse_pose
 from dualrefine_ros.model.depth_marginalisation import depth_flow
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.epipolar import depth_candidates, epipolar_coordinates, feature_levels
 from dualrefine_ros.model.pose_alignment import projection_jacobian, solve_step
+from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.model.sampling import plain
 from dualrefine_ros.model.update_block import ConvGRU, UpdateBlock
 from dualrefine_ros.network_io import StageClock
@@ -74,7 +76,8 @@ def reference_frame(
         T_teacher = model.pose_teacher.to_previous(prev, cur)
     with clock("refine"):
         depth = model.to_depth(disparity)
-        refined_hidden, depth, T = solve(model, pair, hidden, depth, T_teacher, iterations)
+        T = start(model, pair, depth, T_teacher) if iterations else T_teacher
+        refined_hidden, depth, T = solve(model, pair, hidden, depth, T, iterations)
     with clock("upsample"):
         disp_teacher = model.upsample(disparity, hidden)
         disp_refined = model.upsample(model.to_disparity(depth), refined_hidden)
@@ -103,6 +106,14 @@ def encode_both(
         intrinsics,
     )
     return pair, disparities[1], torch.tanh(refiner.hidden(d4))
+
+
+def start(model: DualRefine, pair: Pair, depth: Tensor, T_teacher: Tensor) -> Tensor:
+    """The pose (B, 4, 4) that refinement starts from; the same code on both sides."""
+    steps, deviation = model.config.coarse_steps, model.config.depth_deviation
+    cur = MatchingFeatures(pair.match_cur, pair.conf_cur)
+    prev = MatchingFeatures(pair.match_prev, pair.conf_prev)
+    return coarse_pose(cur, prev, depth, T_teacher, pair.intrinsics, steps, deviation)
 
 
 def solve(

@@ -27,6 +27,7 @@ class ModelConfig:
     pose_updates: bool = True  # refine the pose too (paper, Tab. 2)
     fixed_confidence: bool = True  # weigh pixels by the frames' own confidence (paper, Sec. 3.2.2)
     evolving_confidence: bool = True  # weigh pixels by the hidden state's confidence (paper, Sec. 3.2.2)
+    coarse_steps: int = 0  # of the pose, on maps of 1/16 and of 1/8, before refinement; the paper has none
     depth_deviation: float = 0.0  # of log depth in the pose step; 0 is the paper's: depth taken for exact
 
     def __post_init__(self) -> None:
@@ -37,6 +38,8 @@ class ModelConfig:
             raise ConfigError(
                 f"Depths must satisfy 0 < min_depth < max_depth, not {self.min_depth}, {self.max_depth}."
             )
+        if self.coarse_steps < 0:
+            raise ConfigError(f"coarse_steps must be 0 or more, not {self.coarse_steps}.")
         if not (self.depth_deviation >= 0 and isfinite(self.depth_deviation)):
             raise ConfigError(f"depth_deviation must be 0 or a positive number, not {self.depth_deviation}.")
 
@@ -47,6 +50,7 @@ SMALL = ModelConfig(
     pose_backbone="tf_efficientnet_lite0",
     height=96,
     width=320,
+    coarse_steps=2,
     depth_deviation=10.0,  # practically unknown
 )
 PRESETS = {"published": PUBLISHED, "small": SMALL}

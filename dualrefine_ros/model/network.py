@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from dualrefine_ros.model.coarse_alignment import coarse_pose
 from dualrefine_ros.model.config import ModelConfig
-from dualrefine_ros.model.disparity import depth_to_disparity, disparity_to_depth
+from dualrefine_ros.model.disparity import UPSAMPLING, depth_to_disparity, disparity_to_depth
 from dualrefine_ros.model.equilibrium import Refinement, Update, solve, unrefined
 from dualrefine_ros.model.refiner import MatchingFeatures
 
@@ -88,8 +89,23 @@ class Network(nn.Module):
         depth = self.to_depth(cur.disparity)
         if prev is None or iterations == 0:
             return unrefined(cur.hidden, depth, T_prev_cur)
+        T_prev_cur = self.start(cur, prev, depth, T_prev_cur, intrinsics)
         update = self.updater(cur, prev, intrinsics)
         return solve(update, cur.hidden, depth, T_prev_cur, iterations, tolerance)
+
+    def start(
+        self, cur: EncodedFrame, prev: MatchingFeatures, depth: Tensor, T_prev_cur: Tensor, intrinsics: Tensor
+    ) -> Tensor:
+        """The pose (B, 4, 4) that refinement starts from, given the teacher's depth (B, 1, h, w) and pose."""
+        config = self.config
+        if not (config.coarse_steps and config.pose_updates):
+            return T_prev_cur
+        matching = cur.matching
+        if not config.fixed_confidence:
+            matching, prev = (replace(m, confidence=torch.ones_like(m.confidence)) for m in (matching, prev))
+        K = intrinsics / UPSAMPLING
+        steps, deviation = config.coarse_steps, config.depth_deviation
+        return coarse_pose(matching, prev, depth, T_prev_cur, K, steps, deviation)
 
     def disparity(self, refinement: Refinement) -> Tensor:
         """A refinement's disparity at input size, (B, 1, H, W)."""

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
         "pose backbone": config.pose_backbone,
         "network input": f"{config.width}x{config.height}",
         "depth range": f"{config.min_depth:g} .. {config.max_depth:g} m",
+        "coarse pose steps": f"{config.coarse_steps} on each of two maps" if config.coarse_steps else "none",
         "depth in the pose step": _trust_in_depth(config.depth_deviation),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million",
         "licence": info.licence,
