@@ -55,14 +55,14 @@ def test_a_turn_that_fine_maps_miss_is_found() -> None:
     cur, prev, depth, T_true = turning(5.0)
     start = se3_exp(torch.tensor([[0.0, 0.0, 0.2, 0.0, 0.0, 0.0]]))  # a guess that knows of no turn
     assert degrees_off(refined(cur, prev, depth, start), T_true) > 1
-    coarse = coarse_pose(cur, prev, depth, start, K, 4, 10.0)
+    coarse = coarse_pose(cur, prev, depth, start, K, 4)
     assert degrees_off(coarse, T_true) < 1.5
     assert degrees_off(refined(cur, prev, depth, coarse), T_true) < 0.1
 
 
 def test_a_good_guess_stays_good() -> None:
     cur, prev, depth, T_true = turning(1.0)
-    coarse = coarse_pose(cur, prev, depth, T_true, K, 4, 10.0)
+    coarse = coarse_pose(cur, prev, depth, T_true, K, 4)
     assert degrees_off(coarse, T_true) < 1
     assert degrees_off(refined(cur, prev, depth, coarse), T_true) < 0.1
 
@@ -70,7 +70,7 @@ def test_a_good_guess_stays_good() -> None:
 def test_without_texture_the_guess_stays() -> None:
     _, _, depth, T = turning(2.0)
     blank = MatchingFeatures(torch.zeros(1, 6, 72, 128), torch.ones(1, 1, 72, 128))
-    assert torch.equal(coarse_pose(blank, blank, depth, T, K, 3, 10.0), T)
+    assert torch.equal(coarse_pose(blank, blank, depth, T, K, 3), T)
 
 
 def test_a_coarse_pixel_lies_between_those_it_is_the_mean_of() -> None:

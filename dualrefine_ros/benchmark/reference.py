@@ -110,10 +110,9 @@ def encode_both(
 
 def start(model: DualRefine, pair: Pair, depth: Tensor, T_teacher: Tensor) -> Tensor:
     """The pose (B, 4, 4) that refinement starts from; the same code on both sides."""
-    steps, deviation = model.config.coarse_steps, model.config.depth_deviation
     cur = MatchingFeatures(pair.match_cur, pair.conf_cur)
     prev = MatchingFeatures(pair.match_prev, pair.conf_prev)
-    return coarse_pose(cur, prev, depth, T_teacher, pair.intrinsics, steps, deviation)
+    return coarse_pose(cur, prev, depth, T_teacher, pair.intrinsics, model.config.coarse_steps)
 
 
 def solve(

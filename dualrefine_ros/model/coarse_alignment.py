@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from dualrefine_ros.model.pose_alignment import gauss_newton_step
+from dualrefine_ros.model.pose_alignment import AlignmentSystem, alignment_system, solve_alignment
 from dualrefine_ros.model.refiner import MatchingFeatures
 
 SHRINKS = (4, 2)  # of the features' maps, in this order
+DEPTH_DEVIATION = 1.0  # of the teacher's log depth; more, and a slow camera among moving cars turns with them
+REACH = 1.0  # pixels of the features' map: a guess that turns less wrongly is the refiner's business
 
 
 def shrunk_intrinsics(intrinsics: Tensor, shrink: int) -> Tensor:
@@ -31,9 +33,11 @@ def coarse_pose(
     T_prev_cur: Tensor,
     intrinsics: Tensor,
     steps: int,
-    depth_deviation: float,
 ) -> Tensor:
-    """T_prev_cur (B, 4, 4) after Gauss-Newton steps on coarse maps; what cannot be solved stays as it is.
+    """T_prev_cur (B, 4, 4) after Gauss-Newton steps on coarse maps, where the guess was out of reach.
+
+    The guess stays where the steps turn it by less than a pixel, which the fine map sees better, or where
+    they explain the images no better.
 
     Args:
         cur, prev: matching features and confidence of both frames, (B, ., h, w).
@@ -41,23 +45,41 @@ def coarse_pose(
         T_prev_cur: (B, 4, 4), the guess to start from.
         intrinsics: (B, 4) at (h, w).
         steps: on each of the maps.
-        depth_deviation: see :func:`~dualrefine_ros.model.pose_alignment.gauss_newton_step`.
     """
+    T = T_prev_cur
     for shrink in SHRINKS:
         K = shrunk_intrinsics(intrinsics, shrink)
         small_depth, match_cur, match_prev, confidence_cur, confidence_prev = (
             avg_pool2d(values.float(), shrink)
             for values in (depth, cur.features, prev.features, cur.confidence, prev.confidence)
         )
+
+        def system(T: Tensor) -> AlignmentSystem:
+            return alignment_system(
+                small_depth,  # noqa: B023 - called within this turn of the loop
+                T,
+                K,  # noqa: B023
+                match_cur,  # noqa: B023
+                match_prev,  # noqa: B023
+                confidence_cur,  # noqa: B023
+                confidence_prev,  # noqa: B023
+                depth_deviation=DEPTH_DEVIATION,
+            )
+
         for _ in range(steps):
-            T_prev_cur = gauss_newton_step(
-                small_depth,
-                T_prev_cur,
-                K,
-                match_cur,
-                match_prev,
-                confidence_cur,
-                confidence_prev,
-                depth_deviation=depth_deviation,
-            ).T_prev_cur
-    return T_prev_cur
+            T = solve_alignment(system(T), T, match_cur.shape[1]).T_prev_cur
+    better = mean_square(system(T)) < mean_square(system(T_prev_cur))
+    far = rotation_angle(T, T_prev_cur) * intrinsics[:, 0] > REACH
+    return torch.where((better & far)[:, None, None], T, T_prev_cur)
+
+
+def mean_square(system: AlignmentSystem) -> Tensor:
+    """The weighted mean (B,) of a pixel's squared residual; NaN without a pixel."""
+    return system.squares / system.weight.sum((1, 2, 3))
+
+
+def rotation_angle(A: Tensor, B: Tensor) -> Tensor:
+    """Radians (B,) between the rotations of two poses (B, 4, 4)."""
+    R = A[:, :3, :3].transpose(1, 2) @ B[:, :3, :3]
+    sine = torch.linalg.vector_norm(R - R.transpose(1, 2), dim=(1, 2)) / 8**0.5
+    return torch.atan2(sine, (R.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2)

@@ -104,8 +104,7 @@ class Network(nn.Module):
         if not config.fixed_confidence:
             matching, prev = (replace(m, confidence=torch.ones_like(m.confidence)) for m in (matching, prev))
         K = intrinsics / UPSAMPLING
-        steps, deviation = config.coarse_steps, config.depth_deviation
-        return coarse_pose(matching, prev, depth, T_prev_cur, K, steps, deviation)
+        return coarse_pose(matching, prev, depth, T_prev_cur, K, config.coarse_steps)
 
     def disparity(self, refinement: Refinement) -> Tensor:
         """A refinement's disparity at input size, (B, 1, H, W)."""
