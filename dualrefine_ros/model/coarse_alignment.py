@@ -8,6 +8,8 @@ four times and twice as wide.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -44,8 +46,10 @@ def coarse_pose(
         depth: (B, 1, h, w) metres, of the current frame.
         T_prev_cur: (B, 4, 4), the guess to start from.
         intrinsics: (B, 4) at (h, w).
-        steps: on each of the maps.
+        steps: on each of the maps; 0 returns the guess.
     """
+    if steps == 0:
+        return T_prev_cur
     T = T_prev_cur
     for shrink in SHRINKS:
         K = shrunk_intrinsics(intrinsics, shrink)
@@ -54,21 +58,19 @@ def coarse_pose(
             for values in (depth, cur.features, prev.features, cur.confidence, prev.confidence)
         )
 
-        def system(T: Tensor) -> AlignmentSystem:
-            return alignment_system(
-                small_depth,  # noqa: B023 - called within this turn of the loop
-                T,
-                K,  # noqa: B023
-                match_cur,  # noqa: B023
-                match_prev,  # noqa: B023
-                confidence_cur,  # noqa: B023
-                confidence_prev,  # noqa: B023
-                depth_deviation=DEPTH_DEVIATION,
-            )
-
+        system = partial(
+            alignment_system,
+            small_depth,
+            intrinsics=K,
+            match_cur=match_cur,
+            match_prev=match_prev,
+            confidence_cur=confidence_cur,
+            confidence_prev=confidence_prev,
+            depth_deviation=DEPTH_DEVIATION,
+        )
         for _ in range(steps):
-            T = solve_alignment(system(T), T, match_cur.shape[1]).T_prev_cur
-    better = mean_square(system(T)) < mean_square(system(T_prev_cur))
+            T = solve_alignment(system(T_prev_cur=T), T, match_cur.shape[1]).T_prev_cur
+    better = mean_square(system(T_prev_cur=T)) < mean_square(system(T_prev_cur=T_prev_cur))
     far = rotation_angle(T, T_prev_cur) * intrinsics[:, 0] > REACH
     return torch.where((better & far)[:, None, None], T, T_prev_cur)
 
