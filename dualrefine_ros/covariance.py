@@ -64,7 +64,10 @@ def skew(v: Matrix) -> Matrix:
 def adjoint(T: Matrix) -> Matrix:
     """Ad (6, 6) of a rigid motion (4, 4): ``T exp(xi) T^-1 = exp(Ad xi)``."""
     R, t = T[:3, :3], T[:3, 3]
-    return np.block([[R, skew(t) @ R], [np.zeros((3, 3)), R]])
+    Ad = np.zeros((6, 6))
+    Ad[:3, :3] = Ad[3:, 3:] = R
+    Ad[:3, 3:] = skew(t) @ R
+    return Ad
 
 
 def moved(covariance: Matrix, T: Matrix) -> Matrix:
