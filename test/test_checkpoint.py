@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,14 +276,14 @@ def test_info_round_trip(small: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in saved.items())
 
 
-def test_a_file_of_before_depth_was_uncertain_takes_it_for_exact(small: Path, tmp_path: Path) -> None:
+def test_a_file_of_before_our_additions_is_the_papers(small: Path, tmp_path: Path) -> None:
     with safe_open(small, "pt") as file:
         metadata = file.metadata()
     config = json.loads(metadata["config"])
-    del config["depth_deviation"]
+    del config["depth_deviation"], config["coarse_steps"]
     old = tmp_path / "old.safetensors"
     save_file(load_file(small), old, {**metadata, "config": json.dumps(config)})
-    assert load_checkpoint(old).config.depth_deviation == 0
+    assert load_checkpoint(old).config == replace(SMALL, depth_deviation=0.0, coarse_steps=0)
     for wrong in (-1.0, "much"):
         config["depth_deviation"] = wrong
         save_file(load_file(small), tmp_path / "bad.safetensors", {**metadata, "config": json.dumps(config)})

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from dualrefine_ros.errors import ConfigError
 from dualrefine_ros.frame import Frame, Intrinsics
-from dualrefine_ros.model import SMALL, DualRefine, from_published, random_model, save_checkpoint
+from dualrefine_ros.model import (
+    SMALL,
+    DualRefine,
+    coarse_alignment,
+    from_published,
+    random_model,
+    save_checkpoint,
+)
 from dualrefine_ros.model.disparity import UPSAMPLING
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
 from dualrefine_ros.tools.main import main
@@ -134,7 +141,14 @@ def frames() -> list[Frame]:
     return [Frame(i * 10**8, np.ascontiguousarray(wide[:, 2 * i : 2 * i + 96]), CAMERA) for i in range(3)]
 
 
-def test_engine_answers_the_same_on_either_backend(cache: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_engine_answers_the_same_on_either_backend(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """Also where refinement does not start at the teacher's pose."""
+    if elsewhere:
+        for name, anything in (("LEFT", np.inf), ("OVERLAP", 0.0), ("REACH", 0.0)):
+            monkeypatch.setattr(coarse_alignment, name, anything)
     model = random_model(TINY)
     engines = [
         VisualOdometry(model, OdometryConfig(iterations=4, device="cpu", backend=b))

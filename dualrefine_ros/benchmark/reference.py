@@ -109,10 +109,13 @@ def encode_both(
 
 
 def start(model: DualRefine, pair: Pair, depth: Tensor, T_teacher: Tensor) -> Tensor:
-    """The pose (B, 4, 4) that refinement starts from; the same code on both sides."""
+    """The pose (B, 4, 4) that refinement starts from; the engine's own code, in both sides' time."""
+    steps = model.config.coarse_steps
+    if steps == 0:
+        return T_teacher
     cur = MatchingFeatures(pair.match_cur, pair.conf_cur)
     prev = MatchingFeatures(pair.match_prev, pair.conf_prev)
-    return coarse_pose(cur, prev, depth, T_teacher, pair.intrinsics, model.config.coarse_steps)
+    return coarse_pose(cur, prev, depth, T_teacher, pair.intrinsics, steps)
 
 
 def solve(

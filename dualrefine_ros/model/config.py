@@ -38,8 +38,8 @@ class ModelConfig:
             raise ConfigError(
                 f"Depths must satisfy 0 < min_depth < max_depth, not {self.min_depth}, {self.max_depth}."
             )
-        if self.coarse_steps < 0:
-            raise ConfigError(f"coarse_steps must be 0 or more, not {self.coarse_steps}.")
+        if not (isinstance(self.coarse_steps, int) and self.coarse_steps >= 0):
+            raise ConfigError(f"coarse_steps must be a whole number, 0 or more, not {self.coarse_steps}.")
         if not (self.depth_deviation >= 0 and isfinite(self.depth_deviation)):
             raise ConfigError(f"depth_deviation must be 0 or a positive number, not {self.depth_deviation}.")
 

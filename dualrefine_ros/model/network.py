@@ -14,6 +14,7 @@ from dualrefine_ros.model.config import ModelConfig
 from dualrefine_ros.model.disparity import UPSAMPLING, depth_to_disparity, disparity_to_depth
 from dualrefine_ros.model.equilibrium import Refinement, Update, solve, unrefined
 from dualrefine_ros.model.refiner import MatchingFeatures
+from dualrefine_ros.model.sampling import choose
 
 Updater = Callable[[Tensor, Tensor, Tensor], Update]  # of hidden state, depth and pose
 
@@ -104,7 +105,8 @@ class Network(nn.Module):
         if not config.fixed_confidence:
             matching, prev = (replace(m, confidence=torch.ones_like(m.confidence)) for m in (matching, prev))
         K = intrinsics / UPSAMPLING
-        return coarse_pose(matching, prev, depth, T_prev_cur, K, config.coarse_steps)
+        moments = choose("auto", depth.device).alignment_moments
+        return coarse_pose(matching, prev, depth, T_prev_cur, K, config.coarse_steps, moments)
 
     def disparity(self, refinement: Refinement) -> Tensor:
         """A refinement's disparity at input size, (B, 1, H, W)."""

@@ -16,7 +16,10 @@ upsample disparity, hidden                               full (1, 1, H, W)
 
 h = H/4, w = W/4. Of each frame run ``frame`` once, with its predecessor ``pose``, then ``step`` as often as
 there are iterations, solving for xi and mixing (hidden, depth) by Anderson acceleration in between, then
-``upsample``. Opset 18: GridSample of opset 20 is wrong in TensorRT.
+``upsample``. What :class:`~dualrefine_ros.model.network.Network` does around them is not in them: a network
+with ``coarse_steps`` starts from :func:`~dualrefine_ros.model.coarse_alignment.coarse_pose` of the features,
+confidences, depth of the teacher's disparity and intrinsics at (h, w). Opset 18: GridSample of opset 20 is
+wrong in TensorRT.
 """
 
 from __future__ import annotations

@@ -84,10 +84,10 @@ def normal_equations(moments: Tensor, jacobian: Tensor, weight: Tensor) -> tuple
 
 
 def solve_step(H: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """``-H^-1 b`` (B, 6) by Cholesky in float64, and whether it could be solved (B,); zero where not."""
+    """``-H^-1 b`` (B, n) by Cholesky in float64, and whether it could be solved (B,); zero where not."""
     H64, b64 = H.double(), b.double()
     usable = torch.isfinite(H64).all((1, 2)) & torch.isfinite(b64).all(1)
-    identity = torch.eye(6, device=H.device, dtype=H64.dtype)
+    identity = torch.eye(H.shape[-1], device=H.device, dtype=H64.dtype)
     H64 = torch.where(usable[:, None, None], H64, identity)
     b64 = torch.where(usable[:, None], b64, torch.zeros_like(b64))
     factor, info = torch.linalg.cholesky_ex(H64)

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.axes import Axes
 
@@ -18,6 +19,7 @@ CURVES = {
     "teacher, reprojection": ("train/teacher_reproj_0", "train/teacher_reproj_2", "train/teacher_reproj_3"),
     "refined, reprojection": ("train/refined_reproj_0", "train/refined_reproj_2", "train/pose_loss"),
     "consistency [m]": ("train/refined_consistency_0", "train/refined_consistency_2"),
+    "scale of neighbouring depths": ("train/scale_consistency",),
     "learning rate": ("train/learning_rate",),
     "validation, ATE [% of length]": ("val/ate_percent", "val/teacher_ate_percent"),
     "validation, rotation [deg/frame]": ("val/rotation_deg", "val/teacher_rotation_deg"),
@@ -26,8 +28,10 @@ CURVES = {
 }
 COLUMNS = 4
 SMOOTHING = 15  # points of the log under a running mean
+EXACT = ("train/learning_rate",)  # has no noise to smooth
 
 Curve = dict[int, float]  # step -> value
+Array = npt.NDArray[np.float64]
 
 
 class RunCurves(pl.Callback):
@@ -70,19 +74,28 @@ def plot_curves(run: Path) -> None:
     for number, (title, names) in enumerate(drawn.items()):
         axes = new_axes(figure, cells[number // COLUMNS, number % COLUMNS], "step", title)
         for index, name in enumerate(names):
-            _draw(axes, curves[name], name.split("/")[1], line_look(index)[0])
+            draw = _draw_exactly if name in EXACT else _draw
+            draw(axes, curves[name], name.split("/")[1], line_look(index)[0])
         axes.legend()
     save(figure, run / "curves.png")
 
 
 def _draw(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     """A curve; a long one faintly, its running mean over it."""
-    steps = np.array(sorted(curve))
-    values = np.array([curve[step] for step in steps])
-    if len(steps) < 2 * SMOOTHING:
-        axes.plot(steps, values, ".-", color=colour, label=label)
+    if len(curve) < 2 * SMOOTHING:
+        _draw_exactly(axes, curve, label, colour, marker=".")
         return
+    steps, values = _arrays(curve)
     axes.plot(steps, values, color=colour, alpha=0.25, lw=0.8)
     mean = np.convolve(values, np.full(SMOOTHING, 1 / SMOOTHING), mode="valid")
     margin = SMOOTHING // 2
     axes.plot(steps[margin : margin + len(mean)], mean, color=colour, label=label)
+
+
+def _draw_exactly(axes: Axes, curve: Curve, label: str, colour: str, marker: str = "") -> None:
+    axes.plot(*_arrays(curve), color=colour, label=label, marker=marker)
+
+
+def _arrays(curve: Curve) -> tuple[Array, Array]:
+    steps = sorted(curve)
+    return np.array(steps, np.float64), np.array([curve[step] for step in steps])
