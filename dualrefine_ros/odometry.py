@@ -27,7 +27,7 @@ from dualrefine_ros.model.folding import folded
 from dualrefine_ros.model.network import Network
 from dualrefine_ros.network_io import StageClock
 from dualrefine_ros.observation import PRECISIONS, Observation, Remembered, observe
-from dualrefine_ros.odometry_config import OdometryConfig
+from dualrefine_ros.odometry_config import OdometryConfig, check_iterations
 from dualrefine_ros.scale import Scale, ScaleEstimator
 
 __all__ = ["PRECISIONS", "OdometryConfig", "VisualOdometry", "resolve_device"]
@@ -65,14 +65,13 @@ class VisualOdometry:
         """Refinement iterations of the next frame; may be changed between frames.
 
         Raises:
-            ConfigError: set to a negative number.
+            ConfigError: set to a number out of range.
         """
         return self._iterations
 
     @iterations.setter
     def iterations(self, value: int) -> None:
-        if value < 0:
-            raise ConfigError(f"iterations must be 0 or more, not {value}.")
+        check_iterations(value)
         self._iterations = value
 
     def reset(self) -> None:

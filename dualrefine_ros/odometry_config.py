@@ -12,6 +12,7 @@ from dualrefine_ros.observation import PRECISIONS
 from dualrefine_ros.scale import ScaleConfig
 
 BACKENDS = ("torch", "onnx")
+MAX_ITERATIONS = 100  # far beyond where anything still changes
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class OdometryConfig:
     scale: ScaleConfig = field(default_factory=ScaleConfig)
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ConfigError(f"iterations must be 0 or more, not {self.iterations}.")
+        check_iterations(self.iterations)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'.")
         if self.backend not in BACKENDS:
@@ -53,3 +53,9 @@ class OdometryConfig:
             )
         if not (self.max_gap > 0 and self.min_flow >= 0):
             raise ConfigError("max_gap must be positive and min_flow 0 or more.")
+
+
+def check_iterations(value: int) -> None:
+    """Raises ConfigError where it is no number of refinement iterations."""
+    if not (isinstance(value, int) and 0 <= value <= MAX_ITERATIONS):
+        raise ConfigError(f"iterations must be a whole number from 0 to {MAX_ITERATIONS}, not {value}.")

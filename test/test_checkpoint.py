@@ -99,7 +99,13 @@ def test_import_and_load_give_the_published_network(
     assert metadata["licence"]
     status, text = run(capsys, "info", out)
     assert status == 0
-    for expected in ("hrnet_w18", "resnet18", "640x192", "0.1 .. 100 m", "imported from depth_pose.pth"):
+    for expected in (
+        "hrnet_w18",
+        "resnet18",
+        "640x192 (width",
+        "0.1 .. 100, metres up to scale",
+        "imported from depth_pose.pth",
+    ):
         assert expected in text
 
 
@@ -308,6 +314,19 @@ def test_half_the_size_and_nearly_the_same_output(small: Path, tmp_path: Path) -
         whole, halved = (load_checkpoint(p)(*images, intrinsics, iterations=0) for p in (small, half))
     assert 0 < float((whole.disp_teacher - halved.disp_teacher).abs().max()) < 1e-2
     assert float((whole.T_prev_cur_teacher - halved.T_prev_cur_teacher).abs().max()) < 1e-3
+
+
+def test_a_file_of_pytorchs_is_led_to_where_it_is_read(small: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
+    with pytest.raises(CheckpointError, match="'dualrefine export' makes a checkpoint"):
+        load_checkpoint(tmp_path / "best.ckpt")
+
+
+def test_no_export_over_its_own_source(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = small.read_bytes()
+    assert main(["export", str(small), str(small)]) == 2
+    assert "would be written over itself" in capsys.readouterr().err
+    assert small.read_bytes() == before
 
 
 def test_bad_checkpoints(pth: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

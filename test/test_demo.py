@@ -20,7 +20,7 @@ from dualrefine_ros.frame import Frame, Intrinsics
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 from dualrefine_ros.tools.demo import Interruption
 from dualrefine_ros.tools.demo_player import Recording
-from dualrefine_ros.tools.demo_report import draw_depth_sheet, move_to_base, write_results
+from dualrefine_ros.tools.demo_report import draw_depth_sheet, move_to_base, round_numbers, write_results
 from dualrefine_ros.tools.main import main
 
 CLIP = Path(__file__).parents[1] / "clips" / "kitti_0001"
@@ -147,8 +147,17 @@ def frame(stamp_ns: int) -> Frame:
 
 @pytest.mark.parametrize("depth", [2.0, np.nan])
 def test_a_depth_without_range_is_drawn(tmp_path: Path, depth: float) -> None:
-    draw_depth_sheet(tmp_path / "depth.png", [(frame(0), np.full((20, 40), depth, np.float32))], "clip")
+    sheet = [(frame(0), np.full((20, 40), depth, np.float32))]
+    draw_depth_sheet(tmp_path / "depth.png", sheet, "clip", "unknown")
     assert (tmp_path / "depth.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "ticks"),
+    [(5.39, 64.1, [10, 20, 50]), (0.9, 5.0, [1, 2, 5]), (6.0, 9.0, [6.0, 9.0])],
+)
+def test_depths_are_marked_by_round_numbers(near: float, far: float, ticks: list[float]) -> None:
+    assert round_numbers(near, far) == pytest.approx(ticks)
 
 
 def test_counts_and_latencies_of_a_recording_with_drops(tmp_path: Path) -> None:

@@ -153,6 +153,18 @@ def test_bad_estimate_is_one_sentence(
     assert error.count("\n") == 0
 
 
+def test_folders_of_other_things_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's trajectory is the robot's: no figure against a camera's poses would mean anything."""
+    write_tum(tmp_path / "truth.txt", straight(40))
+    assert evaluate(tmp_path, "--ground-truth", tmp_path / "truth.txt") == 2
+    assert "is no folder of a replay" in capsys.readouterr().err
+    write_tum(tmp_path / "trajectory_tum.txt", straight(40))
+    assert evaluate(tmp_path, "--ground-truth", tmp_path / "truth.txt") == 0
+    (tmp_path / "summary.json").write_text('{"trajectory_of": "base_link"}')
+    assert evaluate(tmp_path, "--ground-truth", tmp_path / "truth.txt") == 2
+    assert "trajectory of base_link, in a vehicle's axes" in capsys.readouterr().err
+
+
 def test_files_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_kitti(tmp_path / "truth.txt", straight(40))
     truth = tmp_path / "truth.txt"

@@ -190,6 +190,13 @@ def test_bad_settings_end_with_one_line_and_status_2(start, argument: str, sente
     assert "Traceback" not in node.said()
 
 
+def test_what_is_no_argument_of_ros_is_refused() -> None:
+    program = [sys.executable, "-m", "dualrefine_ros.ros.node", "--help", "--ros-args", "-p", "iterations:=2"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 2
+    assert "vo_node does not know --help: it takes ROS arguments only" in ended.stderr
+
+
 def test_a_missing_parameter_file_ends_with_status_2(start) -> None:
     node = start("--params-file", "nowhere.yaml")
     assert node.process.wait(PATIENCE) == 2

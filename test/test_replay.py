@@ -28,7 +28,7 @@ from dualrefine_ros.model import ModelConfig, random_model, save_checkpoint
 from dualrefine_ros.observation import STAGES
 from dualrefine_ros.odometry import VisualOdometry
 from dualrefine_ros.tools.main import main
-from dualrefine_ros.tools.replay import select
+from dualrefine_ros.tools.replay import select, stop_on_interrupt
 
 WIDTH, HEIGHT = 64, 32
 CAMERA = Intrinsics(50, 50, 31.5, 15.5, WIDTH, HEIGHT)
@@ -143,6 +143,8 @@ def test_selection(kitti_folder: Path) -> None:
     assert select(source, 4, None, 2) == [4, 6]
     with pytest.raises(ConfigError, match="frames 0 to 8, none of them"):
         select(source, 20, None, 1)
+    with pytest.raises(ConfigError, match="--start 5 lies behind --end 2"):
+        select(source, 5, 2, 1)
     with pytest.raises(ConfigError, match="--every"):
         select(source, None, None, 0)
 
@@ -211,6 +213,18 @@ def test_interrupt_leaves_complete_results(
     assert len(rows(out)) == len(read_trajectory(out / "trajectory_tum.txt")) == 3
     assert len(list((out / "depth").iterdir())) == 3
     assert (out / "trajectory.png").is_file()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_close_upon_the_first_stops_at_once(second: signal.Signals) -> None:
+    """As `timeout` sends them: to the process, then to its group."""
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_interrupt() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(second)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_weights_that_do_not_refine_the_pose_leave_whole_results(kitti_folder: Path, tmp_path: Path) -> None:

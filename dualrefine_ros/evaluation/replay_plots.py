@@ -15,6 +15,8 @@ from dualrefine_ros.evaluation.plots import COLOURS, new_axes, new_figure, plot_
 from dualrefine_ros.evaluation.replay import EngineLog
 from dualrefine_ros.geometry.trajectory import Trajectory
 
+STACK = (*COLOURS, "#F0E442", "#999999")  # a stage each
+
 
 def plot_replay(
     folder: Path,
@@ -37,7 +39,7 @@ def plot_replay(
         )
     else:
         fitted = "scale fitted" if drawn.alignment is Alignment.SCALE else "nothing fitted"
-        plot_odometry(folder, {"estimate": drawn}, f"{title}, {fitted}")
+        plot_odometry(folder, {"estimate": drawn}, f"{title}, {fitted}, ATE {drawn.ate_percent:.2g} %")
     _plot_engine(folder / "engine.png", engine_log, title)
 
 
@@ -55,9 +57,9 @@ def _plot_stages(axes: Axes, engine_log: EngineLog) -> None:
     if not stages:
         return
     milliseconds = 1e3 * np.array([[row.get(stage, 0.0) for row in engine_log.stages] for stage in stages])
-    axes.stackplot(np.arange(len(engine_log.stages)), milliseconds, labels=stages, colors=COLOURS, step="mid")
+    axes.stackplot(np.arange(len(engine_log.stages)), milliseconds, labels=stages, colors=STACK, step="mid")
     # the first frame pays for starting up: it may leave the picture
-    axes.set_ylim(0, 1.2 * np.max(milliseconds.sum(axis=0)[1:], initial=1e-3))
+    axes.set_ylim(0, 1.5 * np.max(milliseconds.sum(axis=0)[1:], initial=1e-3))
     axes.legend(loc="upper left", ncols=3)
 
 

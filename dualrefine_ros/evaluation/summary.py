@@ -10,9 +10,12 @@ SUMMARY = "summary.json"
 
 def weights_of(path: Path) -> str:
     """What a replay says about its weights, given its folder or a file in it; empty where there is none."""
-    for folder in (path, path.parent):
-        try:
-            return str(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["weights"])
-        except (OSError, ValueError, KeyError, TypeError):  # noqa: PERF203
-            continue
-    return ""
+    return said_by(path, "weights") or said_by(path.parent, "weights")
+
+
+def said_by(folder: Path, key: str) -> str:
+    """What the summary in a folder has under this key; empty where there is none."""
+    try:
+        return str(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

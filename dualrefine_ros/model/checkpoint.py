@@ -19,7 +19,7 @@ from dualrefine_ros.errors import CheckpointError, ConfigError
 from dualrefine_ros.model.config import PUBLISHED, ModelConfig
 from dualrefine_ros.model.dualrefine import DualRefine
 from dualrefine_ros.model.published import check_fit, needed
-from dualrefine_ros.model.torch_file import read_torch_file, require_file
+from dualrefine_ros.model.torch_file import is_torch_file, read_torch_file, require_file
 
 FORMAT = "dualrefine_ros/1"
 # the published file's plain entries may be NumPy numbers, pickled under either name of NumPy's module
@@ -133,6 +133,11 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, torch.Tensor], Chec
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
     except SafetensorError as error:
+        if is_torch_file(path):
+            raise CheckpointError(
+                f"{path} was written by PyTorch: 'dualrefine export' makes a checkpoint of a training run's, "
+                "'dualrefine import' of the published one."
+            ) from error
         raise CheckpointError(
             f"{path} is not a whole safetensors file: copy or download it again."
         ) from error

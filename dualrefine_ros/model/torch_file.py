@@ -26,6 +26,12 @@ def require_file(path: Path) -> None:
         )
 
 
+def is_torch_file(path: Path) -> bool:
+    """Whether a file starts as those of ``torch.save`` do."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((_ZIP, _PICKLE))
+
+
 def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """What ``torch.save`` wrote, on the CPU.
 

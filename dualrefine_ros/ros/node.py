@@ -22,6 +22,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from dualrefine_ros.errors import ConfigError, DualRefineError
 from dualrefine_ros.ros.camera import Camera
@@ -236,7 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt, while the model is loaded
     sleep_soon()
     try:
-        _init(args)
+        _init(sys.argv[1:] if args is None else args)
         node = VoNode(one_thread_computes=True)
         if node.config.autostart:
             start(node)
@@ -248,11 +249,17 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _init(args: Sequence[str] | None) -> None:
+def _init(args: Sequence[str]) -> None:
     try:
-        rclpy.init(args=args if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+        foreign = remove_ros_args(list(args))
     except Exception as error:  # rclpy's own class for a bad argument or parameter file has no public name
         raise ConfigError(f"The ROS arguments cannot be used: {error}") from error
+    if foreign:
+        raise ConfigError(
+            f"vo_node does not know {' '.join(foreign)}: it takes ROS arguments only, as in --ros-args -p "
+            "iterations:=4; config/vo.yaml lists the parameters."
+        )
 
 
 def start(node: VoNode) -> None:

@@ -20,14 +20,17 @@ from rclpy.signals import SignalHandlerOptions
 
 from dualrefine_ros.data.source import Source, open_source
 from dualrefine_ros.errors import ConfigError
+from dualrefine_ros.model import read_info
 from dualrefine_ros.odometry import OdometryConfig, resolve_device
 from dualrefine_ros.tools.dds import set_up_dds
 from dualrefine_ros.tools.demo_player import BASE_FRAME, T_BASE_CAM, DemoError, Player
 from dualrefine_ros.tools.demo_report import FILES, write_results
+from dualrefine_ros.tools.replay import network_name
 from dualrefine_ros.tools.weights import add_weights_arguments, chosen_checkpoint
 
 BUNDLED_CLIP = Path("clips/kitti_0001")
 NODE_LOG = "vo_node.log"
+CAMERA_HEIGHT = float(T_BASE_CAM[2, 3])  # metres above the base, which is on the ground
 SHEET_LENGTH = 7  # frames; the first, whose scale nobody knows yet, is drawn only if it is the only one
 LOG_PREFIX = re.compile(r"^\[\w+\] \[[\d.]+\] \[\S+\]: ")  # severity, time, logger
 NODE_PATIENCE = 20.0  # seconds for the node to end by itself
@@ -117,7 +120,7 @@ def _prepare(folder: Path) -> None:
 
 def _node_parameters(args: argparse.Namespace) -> dict[str, Any]:
     # the base hangs below the camera by metres, so the way must be in metres too
-    metric = {"scale.mode": "camera_height", "scale.camera_height": float(T_BASE_CAM[2, 3])}
+    metric = {"scale.mode": "camera_height", "scale.camera_height": CAMERA_HEIGHT}
     return {
         **(metric if args.checkpoint else {}),
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else "",
@@ -133,8 +136,10 @@ def _facts(args: argparse.Namespace, source: Source) -> dict[str, Any]:
     return {
         "clip": source.name,
         "weights": str(args.checkpoint) if args.checkpoint else "random",
-        "network": args.network,
+        "network": args.network or network_name(read_info(args.checkpoint).config),
         "iterations": args.iterations,
+        "scale": f"by the camera's height of {CAMERA_HEIGHT:g} m" if args.checkpoint else "the network's",
+        "trajectory_of": BASE_FRAME,
         "device": str(resolve_device(args.device, torch.cuda.is_available())),
         "playback": "lock-step" if args.rate is None else f"{args.rate:g} Hz",
         "ros_distro": _ros_distro(),
@@ -156,6 +161,12 @@ def _tell(summary: dict[str, Any], folder: Path) -> None:
         f"{summary['frames_dropped']} dropped; latency {latency['median']:.0f} ms median, "
         f"{latency['p95']:.0f} ms at 95 %; weights: {summary['weights']}."
     )
+    if (truth := summary.get("against_ground_truth")) is not None:
+        print(
+            f"ATE {truth['ate_percent']:.2f} % of {truth['length_m']:.0f} m, {truth['rpe_deg']:.3f} deg a "
+            f"frame, once aligned with ground truth by a factor of {truth['scale']:.3g}; "
+            f"scale {summary['scale']}."
+        )
     print("Wrote " + ", ".join(str(folder / name) for name in FILES if (folder / name).exists()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def write_results(
         facts: go into the summary first.
     """
     summary = {**facts, **_counts(recording)}
+    if summary["frames_dropped"]:
+        title += f", {summary['frames_dropped']} of {summary['frames_in']} frames dropped"
     if recording.poses:
         trajectory = recording.trajectory()
         write_tum(folder / TRAJECTORY, trajectory)
@@ -53,7 +56,8 @@ def write_results(
             folder / TRAJECTORY_PICTURE, trajectory, truth and move_to_base(truth, T_base_cam), title
         )
     if recording.sheet:
-        draw_depth_sheet(folder / DEPTH_PICTURE, recording.sheet[1:] or recording.sheet, title)
+        sheet, scale = recording.sheet[1:] or recording.sheet, facts.get("scale", "the network's")
+        draw_depth_sheet(folder / DEPTH_PICTURE, sheet, title, scale)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
@@ -100,13 +104,16 @@ def _compare(trajectory: Trajectory, truth: Trajectory | None) -> OdometryResult
         return None
 
 
-def draw_depth_sheet(path: Path, sheet: Sequence[tuple[Frame, npt.NDArray[np.float32]]], title: str) -> None:
+def draw_depth_sheet(
+    path: Path, sheet: Sequence[tuple[Frame, npt.NDArray[np.float32]]], title: str, scale: str
+) -> None:
     """Draw frames beside their depth, near bright and far dark, with one colour scale for all.
 
     Args:
         path: of the picture.
         sheet: frames with their depth (H, W) in metres, NaN where unknown.
         title: clip and weights.
+        scale: where it comes from.
     """
     height, width = sheet[0][1].shape
     picture_width = 6.0  # inches
@@ -123,12 +130,20 @@ def draw_depth_sheet(path: Path, sheet: Sequence[tuple[Frame, npt.NDArray[np.flo
             cell.set_xticks([])
             cell.set_yticks([])
     bar = figure.colorbar(picture, ax=axes[:, 1], shrink=min(1.0, 2.5 / len(sheet)), pad=0.02)
-    bar.set_label("depth [m] up to the network's scale")
+    bar.set_label(f"depth [m], scale {scale}")
     bar.ax.invert_yaxis()
-    ticks = np.geomspace(near, far, 5).tolist()
+    ticks = round_numbers(near, far)
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     bar.minorticks_off()
     save(figure, path)
+
+
+def round_numbers(near: float, far: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two depths; the depths themselves where there are too few."""
+    decades = range(math.floor(math.log10(near)), math.ceil(math.log10(far)) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    within = [tick for tick in ticks if near <= tick <= far]
+    return within if len(within) > 1 else [near, far]
 
 
 def _range(depths: npt.NDArray[np.float32]) -> tuple[float, float]:

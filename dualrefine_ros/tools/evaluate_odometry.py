@@ -32,7 +32,7 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     evaluate_odometry,
 )
 from dualrefine_ros.evaluation.output_files import write_json
-from dualrefine_ros.evaluation.summary import weights_of
+from dualrefine_ros.evaluation.summary import said_by, weights_of
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 from dualrefine_ros.tools.table import distinct_names, format_table
@@ -136,7 +136,7 @@ def _read_pair(
     estimate_path: Path, truth_path: Path, times_path: Path | None, offset: float
 ) -> tuple[Trajectory, Trajectory]:
     """An estimate and the ground truth, with stamps on both where one has them and the times are known."""
-    trajectory_path = estimate_path / "trajectory_tum.txt" if estimate_path.is_dir() else estimate_path
+    trajectory_path = _trajectory_file(estimate_path)
     estimate, truth = read_trajectory(trajectory_path), read_trajectory(truth_path)
     one_has_stamps = (estimate.stamps_ns is None) != (truth.stamps_ns is None)
     beside = truth_path.parent / "times.txt"
@@ -150,6 +150,20 @@ def _read_pair(
     elif offset:
         raise ConfigError(f"{trajectory_path} has no stamps that --time-offset could move.")
     return estimate, truth
+
+
+def _trajectory_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    file = path / "trajectory_tum.txt"
+    if not file.exists():
+        raise DataError(f"{path} is no folder of a replay: there is no {file.name} in it.")
+    if of := said_by(path, "trajectory_of"):
+        raise DataError(
+            f"{path} holds the trajectory of {of}, in a vehicle's axes, not the camera's: its figures are in "
+            "its summary.json, those of dualrefine replay compare with a camera's ground truth."
+        )
+    return file
 
 
 def _notes(result: OdometryResult, estimate: Trajectory, truth: Trajectory) -> list[str]:

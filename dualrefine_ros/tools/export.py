@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(
             f"--half stores the weights of a *{SUFFIX} in 16 bits: leave it out for {ONNX} files."
         )
+    if args.output.exists() and args.output.samefile(args.checkpoint):
+        raise CheckpointError(f"{args.output} would be written over itself: name another file.")
     model, info = _read(args.checkpoint)
     if args.output.suffix == ONNX:
         from dualrefine_ros.model.onnx_export import export_onnx

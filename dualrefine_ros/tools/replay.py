@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     indices = select(source, args.start, args.end, args.every)
     model, weights = _load(chosen_checkpoint(args), args.network)
     config = OdometryConfig(args.iterations, args.device, precision=args.precision)
-    network = _network_name(model.config)
+    network = network_name(model.config)
     # the gap that parts two drives is counted in the frames that are taken
     odometry = VisualOdometry(model, replace(config, max_gap=config.max_gap * args.every))
 
@@ -107,6 +107,8 @@ def select(source: Source, start: int | None, end: int | None, every: int) -> li
     if every < 1:
         raise ConfigError(f"--every must be 1 or more, not {every}.")
     low, high = (0 if start is None else start), (math.inf if end is None else end)
+    if low > high:
+        raise ConfigError(f"--start {start} lies behind --end {end}: name the first frame and the last.")
     indices = [i for i in range(len(source)) if low <= source.frame_id(i) <= high][::every]
     if not indices:
         limits = {"--start": start, "--end": end}
@@ -126,8 +128,9 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.set()
+        for again in previous:  # before anything else: `timeout` sends two, one close upon the other
+            signal.signal(again, signal.default_int_handler)
         print("Stopping after this frame; again to stop at once.", file=sys.stderr)
-        signal.signal(number, signal.default_int_handler)
 
     for number in previous:
         signal.signal(number, handle)
@@ -150,7 +153,7 @@ def _load(checkpoint: Path | None, network: str | None) -> tuple[DualRefine, str
     return random_model(network), RANDOM
 
 
-def _network_name(config: ModelConfig) -> str:
+def network_name(config: ModelConfig) -> str:
     """The preset, where it is one; else what decides its speed."""
     described = f"{config.depth_backbone} {config.width}x{config.height}"
     return next((name for name, preset in PRESETS.items() if preset == config), described)

@@ -18,7 +18,7 @@ from dualrefine_ros.evaluation.plots import line_look, new_axes, new_figure, sav
 CURVES = {
     "teacher, reprojection": ("train/teacher_reproj_0", "train/teacher_reproj_2", "train/teacher_reproj_3"),
     "refined, reprojection": ("train/refined_reproj_0", "train/refined_reproj_2", "train/pose_loss"),
-    "consistency [m]": ("train/refined_consistency_0", "train/refined_consistency_2"),
+    "consistency [units of depth]": ("train/refined_consistency_0", "train/refined_consistency_2"),
     "scale of neighbouring depths": ("train/scale_consistency",),
     "learning rate": ("train/learning_rate",),
     "validation, ATE [% of length]": ("val/ate_percent", "val/teacher_ate_percent"),
