@@ -15,7 +15,13 @@ from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model import PUBLISHED, SMALL, coarse_alignment, network, random_model
 from dualrefine_ros.model.coarse_alignment import coarse_pose, explains_better, image_turn, shrunk_intrinsics
-from dualrefine_ros.model.pose_alignment import AlignmentSystem, alignment_system, gauss_newton_step
+from dualrefine_ros.model.pose_alignment import (
+    AlignmentSystem,
+    PoseStep,
+    alignment_system,
+    gauss_newton_step,
+    solve_alignment,
+)
 from dualrefine_ros.model.refiner import MatchingFeatures
 from dualrefine_ros.model.sampling import choose
 
@@ -116,6 +122,22 @@ def test_less_than_a_pixel_is_left_to_the_fine_map(monkeypatch: pytest.MonkeyPat
     assert torch.equal(coarse_pose(cur, prev, depth, guess, K, 2), guess)
     monkeypatch.setattr(coarse_alignment, "REACH", 0.1)
     assert not torch.equal(coarse_pose(cur, prev, depth, guess, K, 2), guess)
+
+
+def test_the_second_map_is_asked_only_where_the_first_sees_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+
+    def spy(system: AlignmentSystem, T_prev_cur: Tensor, channels: int) -> PoseStep:
+        asked.append(T_prev_cur)
+        return solve_alignment(system, T_prev_cur, channels)
+
+    monkeypatch.setattr(coarse_alignment, "solve_alignment", spy)
+    cur, prev, depth, T_true = turning(1.0)
+    for degrees, times in ((-0.15, 0), (2.0, 2)):  # 0.3 and 3.5 pixels
+        asked.clear()
+        found = coarse_pose(cur, prev, depth, twist(0.0, 0.0, 0.0, degrees=degrees) @ T_true, K, 2)
+        assert len(asked) == times
+    assert degrees_off(found, T_true) < 0.5
 
 
 def test_frames_that_have_nothing_in_common_do_not_turn_it(monkeypatch: pytest.MonkeyPatch) -> None:

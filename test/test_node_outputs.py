@@ -96,6 +96,7 @@ def test_the_status_of_each_image_says_what_happened(engine, robot, make_node) -
     values = {pair.key: pair.value for pair in robot.heard["status"][0].values}
     assert values["stamp"] == "0.000000001"
     assert values["stage encode [ms]"] == "2.000"
+    assert float(values["engine [ms]"]) > 0
 
 
 def test_an_image_without_an_answer_has_a_status_with_its_cause(engine, robot, make_node) -> None:

@@ -147,7 +147,7 @@ def test_engine_answers_the_same_on_either_backend(
 ) -> None:
     """Also where refinement does not start at the teacher's pose."""
     if elsewhere:
-        for name, anything in (("LEFT", np.inf), ("OVERLAP", 0.0), ("REACH", 0.0)):
+        for name, anything in (("LEFT", np.inf), ("OVERLAP", 0.0), ("REACH", 0.0), ("SUSPICION", -1.0)):
             monkeypatch.setattr(coarse_alignment, name, anything)
     model = random_model(TINY)
     engines = [

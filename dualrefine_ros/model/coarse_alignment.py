@@ -32,6 +32,7 @@ DEPTH_DEVIATION = 1.0  # of the teacher's log depth; more, and a slow camera amo
 LEFT = 0.8  # of the guess's mean squared residual, at most: turns 0.2 to 0.7, unrelated frames 0.8 to 1
 OVERLAP = 0.5  # of what the guess sees of the previous frame, at least
 REACH = 1.0  # pixels of the features' map: a guess that turns less wrongly is the refiner's business
+SUSPICION = 0.5  # of such pixels: where the coarsest map turns less, the next is not asked
 
 
 @full_precision
@@ -57,17 +58,20 @@ def coarse_pose(
         steps: on each of the maps.
         alignment_moments: the sampler's.
     """
-    coarsest, coarse = (
-        alignment_on(shrink, cur, prev, depth, intrinsics, alignment_moments) for shrink in (COARSEST, COARSE)
-    )
-    T = T_prev_cur
+    maps, size = (cur, prev, depth, intrinsics, alignment_moments), depth.shape[-2:]
+    coarsest, T = alignment_on(COARSEST, *maps), T_prev_cur
     for _ in range(steps):
         T = turned(coarsest(T), T)
+    suspicious = image_turn(T_prev_cur, T, intrinsics, *size) > SUSPICION
+    if not bool(suspicious.any()):  # nearly always, and most of the time is saved
+        return T_prev_cur
+    coarse = alignment_on(COARSE, *maps)
     for _ in range(steps):
         T = solve_alignment(coarse(T), T, cur.features.shape[1]).T_prev_cur
     before, after = coarse(T_prev_cur), coarse(T)
-    far = image_turn(T_prev_cur, T, intrinsics, *depth.shape[-2:]) > REACH
-    return torch.where((explains_better(after, before) & far)[:, None, None], T, T_prev_cur)
+    far = image_turn(T_prev_cur, T, intrinsics, *size) > REACH
+    accepted = suspicious & far & explains_better(after, before)
+    return torch.where(accepted[:, None, None], T, T_prev_cur)
 
 
 def alignment_on(

@@ -141,17 +141,19 @@ class Diagnostics:
         )
 
 
-def frame_status(name: str, estimate: Estimate, latency: float) -> DiagnosticStatus:
+def frame_status(name: str, estimate: Estimate, latency: float, engine_seconds: float) -> DiagnosticStatus:
     """How one image went.
 
     Args:
         name: of the node.
         estimate: the engine's answer.
         latency: seconds from exposure to publishing; NaN where the stamps are of another clock.
+        engine_seconds: of that, in the engine: its stages and the little between and after them.
     """
     norms = estimate.pose_update_norms
     values = {
         "latency [ms]": 1000 * latency,
+        "engine [ms]": 1000 * engine_seconds,
         "scale": estimate.scale,
         "scale confidence": estimate.scale_confidence,
         "iterations": int((norms == norms).sum()),

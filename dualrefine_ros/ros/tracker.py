@@ -98,7 +98,9 @@ class Tracker:
             frame = self._camera.frame(image, info)
             self._expect_new(frame.stamp_ns)
             self._prepare(config, T_base_cam)
+            started = time.perf_counter()
             estimate = self._engine.process(frame)
+            engine_seconds = time.perf_counter() - started
         except MissingTransform as error:
             self._trouble(stamp_ns, "waiting", str(error))
             return
@@ -115,7 +117,7 @@ class Tracker:
         self._outputs.publish_depth(image.header, frame, estimate, self._camera, config)
         if withheld := self._outputs.publish_transform(image.header, motion.T_odom_base, config):
             self._statistics.problems["tf"] = (time.monotonic(), withheld)
-        self._account(frame.stamp_ns, estimate)
+        self._account(frame.stamp_ns, estimate, engine_seconds)
 
     def _see_stamp(self, stamp_ns: int) -> None:
         """Know the time; where it went back, TF begins anew.
@@ -162,7 +164,7 @@ class Tracker:
         self._outputs.forget_path()
         self._poses.clear()
 
-    def _account(self, stamp_ns: int, estimate: Estimate) -> None:
+    def _account(self, stamp_ns: int, estimate: Estimate, engine_seconds: float) -> None:
         latency = (self._node.get_clock().now().nanoseconds - stamp_ns) / NANOSECONDS
         if not 0 <= latency < LIKELY_LATENCY:
             latency = float("nan")
@@ -170,7 +172,8 @@ class Tracker:
         statistics.stages = estimate.timings
         statistics.iterations = int(np.isfinite(estimate.pose_update_norms).sum())
         statistics.scale, statistics.scale_confidence = estimate.scale, estimate.scale_confidence
-        self._outputs.publish_status(frame_status(self._node.get_fully_qualified_name(), estimate, latency))
+        name = self._node.get_fully_qualified_name()
+        self._outputs.publish_status(frame_status(name, estimate, latency, engine_seconds))
         if estimate.status in (Status.LOST, Status.DEGRADED):
             statistics.problems[estimate.status.value] = (time.monotonic(), estimate.cause)
             self._logger.warning(
