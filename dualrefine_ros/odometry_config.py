@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from dualrefine_ros.covariance import CovarianceConfig
 from dualrefine_ros.devices import ON_DEVICE_ERROR
@@ -57,5 +58,6 @@ class OdometryConfig:
 
 def check_iterations(value: int) -> None:
     """Raises ConfigError where it is no number of refinement iterations."""
-    if not (isinstance(value, int) and 0 <= value <= MAX_ITERATIONS):
+    whole = isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's integers are whole, too
+    if not (whole and 0 <= value <= MAX_ITERATIONS):
         raise ConfigError(f"iterations must be a whole number from 0 to {MAX_ITERATIONS}, not {value}.")

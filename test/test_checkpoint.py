@@ -322,10 +322,20 @@ def test_a_file_of_pytorchs_is_led_to_where_it_is_read(small: Path, tmp_path: Pa
         load_checkpoint(tmp_path / "best.ckpt")
 
 
+def test_a_cut_safetensors_file_is_none_of_pytorchs(tmp_path: Path) -> None:
+    """Whatever the length at its start: this one begins as a pickle."""
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((0x480).to_bytes(8, "little") + b'{"__metadata__":')
+    with pytest.raises(CheckpointError, match="copy or download it again"):
+        load_checkpoint(cut)
+
+
 def test_no_export_over_its_own_source(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = small.read_bytes()
     assert main(["export", str(small), str(small)]) == 2
     assert "would be written over itself" in capsys.readouterr().err
+    assert main(["export", "nowhere.ckpt", str(small)]) == 2
+    assert "There is no checkpoint nowhere.ckpt" in capsys.readouterr().err
     assert small.read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dualrefine_ros.geometry.camera import back_project, project, transform
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model import PUBLISHED, SMALL, coarse_alignment, network, random_model
 from dualrefine_ros.model.coarse_alignment import coarse_pose, explains_better, image_turn, shrunk_intrinsics
+from dualrefine_ros.model.equilibrium import solve
 from dualrefine_ros.model.pose_alignment import (
     AlignmentSystem,
     PoseStep,
@@ -253,16 +255,22 @@ def test_a_network_starts_from_it(monkeypatch: pytest.MonkeyPatch, confident: bo
 def test_a_network_that_does_not_refine_the_pose_starts_from_its_teacher(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], iterations: int
 ) -> None:
-    def fail(*_: object) -> Tensor:
-        raise AssertionError("coarse steps were not asked for")
+    begun: list[Tensor] = []
 
-    monkeypatch.setattr(network, "coarse_pose", fail)
+    def spy(update: Any, hidden: Tensor, depth: Tensor, T_prev_cur: Tensor, *rest: Any) -> Any:
+        begun.append(T_prev_cur)
+        return solve(update, hidden, depth, T_prev_cur, *rest)
+
+    monkeypatch.setattr(network, "coarse_pose", lambda *_: twist(1.0, 2.0, 3.0))
+    monkeypatch.setattr(network, "solve", spy)
     image, previous = torch.rand(2, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     model = random_model(replace(SMALL, height=64, width=96, **changes))
     with torch.inference_mode():
         prediction = model(image, previous, torch.tensor([[60.0, 60.0, 48.0, 32.0]]), iterations=iterations)
-    if iterations == 0:
-        assert prediction.T_prev_cur is prediction.T_prev_cur_teacher
+    assert all(torch.equal(T, prediction.T_prev_cur_teacher) for T in begun)
+    if iterations == 0 or "pose_updates" in changes:
+        assert torch.equal(prediction.T_prev_cur, prediction.T_prev_cur_teacher)
+    assert len(begun) == (iterations > 0)
 
 
 def test_the_papers_network_has_none() -> None:

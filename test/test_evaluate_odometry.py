@@ -161,8 +161,9 @@ def test_folders_of_other_things_are_refused(tmp_path: Path, capsys: pytest.Capt
     write_tum(tmp_path / "trajectory_tum.txt", straight(40))
     assert evaluate(tmp_path, "--ground-truth", tmp_path / "truth.txt") == 0
     (tmp_path / "summary.json").write_text('{"trajectory_of": "base_link"}')
-    assert evaluate(tmp_path, "--ground-truth", tmp_path / "truth.txt") == 2
-    assert "trajectory of base_link, in a vehicle's axes" in capsys.readouterr().err
+    for named in (tmp_path, tmp_path / "trajectory_tum.txt"):
+        assert evaluate(named, "--ground-truth", tmp_path / "truth.txt") == 2
+        assert "trajectory of base_link, in a vehicle's axes" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

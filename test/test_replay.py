@@ -145,6 +145,8 @@ def test_selection(kitti_folder: Path) -> None:
         select(source, 20, None, 1)
     with pytest.raises(ConfigError, match="--start 5 lies behind --end 2"):
         select(source, 5, 2, 1)
+    with pytest.raises(ConfigError, match="frames 0 to 8, none of them in --end -1"):
+        select(source, None, -1, 1)
     with pytest.raises(ConfigError, match="--every"):
         select(source, None, None, 0)
 
@@ -213,6 +215,13 @@ def test_interrupt_leaves_complete_results(
     assert len(rows(out)) == len(read_trajectory(out / "trajectory_tum.txt")) == 3
     assert len(list((out / "depth").iterdir())) == 3
     assert (out / "trajectory.png").is_file()
+
+
+def test_a_camera_that_stands_in_truth_has_pictures_too(kitti_folder: Path, tmp_path: Path) -> None:
+    (kitti_folder / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 9)
+    assert replay_command(kitti_folder, tmp_path / "out", "--iterations", "0") == 0
+    assert (tmp_path / "out" / "trajectory.png").is_file()
+    assert (tmp_path / "out" / "engine.png").is_file()
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -109,7 +109,7 @@ def encode_both(
 
 
 def start(model: DualRefine, pair: Pair, depth: Tensor, T_teacher: Tensor) -> Tensor:
-    """The pose (B, 4, 4) that refinement starts from; the engine's own code, in both sides' time."""
+    """The pose (B, 4, 4) that refinement starts from; the engine's own code on plain sampling."""
     steps = model.config.coarse_steps
     if steps == 0:
         return T_teacher

@@ -39,7 +39,8 @@ def plot_replay(
         )
     else:
         fitted = "scale fitted" if drawn.alignment is Alignment.SCALE else "nothing fitted"
-        plot_odometry(folder, {"estimate": drawn}, f"{title}, {fitted}, ATE {drawn.ate_percent:.2g} %")
+        ate = "" if drawn.ate_percent is None else f", ATE {drawn.ate_percent:.2g} %"  # the camera stood
+        plot_odometry(folder, {"estimate": drawn}, f"{title}, {fitted}{ate}")
     _plot_engine(folder / "engine.png", engine_log, title)
 
 

@@ -5,9 +5,10 @@ that on roads like those of its training; where the camera turns by 2 degrees an
 is not, and the refiner settles somewhere else. On maps of 1/16 and 1/8 of the image the same pixel or two are
 four times and twice as wide.
 
-The coarsest map moves the rotation alone: while that is wrong by many pixels, it would take the translation
-along to wherever it explains the turn. What comes of it replaces the guess only if it explains the images
-clearly better; frames that have nothing to do with each other can always be made a little more alike.
+The coarsest map turns the camera about itself and does nothing else: while it is turned wrongly by many
+pixels, other steps would go to wherever they explain the turn. What comes of it replaces the guess only if it
+explains the images clearly better; frames that have nothing to do with each other can always be made a
+little more alike.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def shrunk_intrinsics(intrinsics: Tensor, shrink: int) -> Tensor:
 
 
 def turned(system: AlignmentSystem, T_prev_cur: Tensor) -> Tensor:
-    """T_prev_cur (B, 4, 4) after the step of the rotation alone that a system asks for."""
+    """T_prev_cur (B, 4, 4) after the step about the previous camera's centre that a system asks for."""
     rotation, _ = solve_step(system.H[:, 3:, 3:], system.b[:, 3:])
     return se3_exp(pad(rotation, (3, 0))) @ T_prev_cur
 

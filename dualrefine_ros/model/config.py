@@ -27,7 +27,7 @@ class ModelConfig:
     pose_updates: bool = True  # refine the pose too (paper, Tab. 2)
     fixed_confidence: bool = True  # weigh pixels by the frames' own confidence (paper, Sec. 3.2.2)
     evolving_confidence: bool = True  # weigh pixels by the hidden state's confidence (paper, Sec. 3.2.2)
-    coarse_steps: int = 0  # of the pose, on maps of 1/16 and of 1/8, before refinement; the paper has none
+    coarse_steps: int = 0  # of the pose before refinement, on maps of 1/16 and 1/8; the paper has none
     depth_deviation: float = 0.0  # of log depth in the pose step; 0 is the paper's: depth taken for exact
 
     def __post_init__(self) -> None:

@@ -51,6 +51,11 @@ class DualRefine(Network):
         self.pose_teacher = PoseTeacher(config.pose_backbone)
         self.refiner = Refiner(config)
 
+    @property
+    def sampler(self) -> str:
+        """The refiner's."""
+        return self.refiner.sampler
+
     def encode(self, image: Tensor) -> EncodedFrame:
         """All that can be said of one image (B, 3, H, W), RGB in [0, 1]."""
         pyramid = self.depth_backbone(normalise(image))

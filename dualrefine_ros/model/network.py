@@ -47,6 +47,11 @@ class Network(nn.Module):
         """Where inputs must lie."""
         return next(self.parameters()).device
 
+    @property
+    def sampler(self) -> str:
+        """Which sampler of :mod:`~dualrefine_ros.model.sampling` the coarse steps take."""
+        return "auto"
+
     @abstractmethod
     def encode(self, image: Tensor) -> EncodedFrame:
         """All that can be said of one image (B, 3, H, W), RGB in [0, 1]."""
@@ -105,7 +110,7 @@ class Network(nn.Module):
         if not config.fixed_confidence:
             matching, prev = (replace(m, confidence=torch.ones_like(m.confidence)) for m in (matching, prev))
         K = intrinsics / UPSAMPLING
-        moments = choose("auto", depth.device).alignment_moments
+        moments = choose(self.sampler, depth.device).alignment_moments
         return coarse_pose(matching, prev, depth, T_prev_cur, K, config.coarse_steps, moments)
 
     def disparity(self, refinement: Refinement) -> Tensor:

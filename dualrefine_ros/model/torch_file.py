@@ -29,7 +29,8 @@ def require_file(path: Path) -> None:
 def is_torch_file(path: Path) -> bool:
     """Whether a file starts as those of ``torch.save`` do."""
     with path.open("rb") as file:
-        return file.read(2).startswith((_ZIP, _PICKLE))
+        start = file.read(9)
+    return start.startswith((_ZIP, _PICKLE)) and not _is_safetensors(start)
 
 
 def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
@@ -45,7 +46,7 @@ def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
     require_file(path)
     with path.open("rb") as file:
         start = file.read(9)
-    if start[8:] == b"{":  # torch.load would read it too, and drop its metadata
+    if _is_safetensors(start):  # torch.load would read it too, and drop its metadata
         raise CheckpointError(f"{path} is a safetensors file, not one that torch.save wrote.")
     if not start.startswith((_ZIP, _PICKLE)):
         kind = "not a PyTorch file" if start else "empty"
@@ -63,3 +64,8 @@ def read_torch_file(path: Path, allowed: Sequence[Any] = ()) -> Any:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         raise CheckpointError(f"{path} is no whole PyTorch file: copy or download it again.") from error
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """By its first 9 bytes: a length, which may be any bytes, and JSON."""
+    return start[8:] == b"{"

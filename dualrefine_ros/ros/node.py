@@ -252,10 +252,11 @@ def main(args: Sequence[str] | None = None) -> int:
 def _init(args: Sequence[str]) -> None:
     try:
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-        foreign = remove_ros_args(list(args))
+        foreign = [argument for argument in remove_ros_args(list(args)) if argument]
     except Exception as error:  # rclpy's own class for a bad argument or parameter file has no public name
         raise ConfigError(f"The ROS arguments cannot be used: {error}") from error
     if foreign:
+        rclpy.shutdown()
         raise ConfigError(
             f"vo_node does not know {' '.join(foreign)}: it takes ROS arguments only, as in --ros-args -p "
             "iterations:=4; config/vo.yaml lists the parameters."

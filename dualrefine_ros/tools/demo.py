@@ -138,7 +138,7 @@ def _facts(args: argparse.Namespace, source: Source) -> dict[str, Any]:
         "weights": str(args.checkpoint) if args.checkpoint else "random",
         "network": args.network or network_name(read_info(args.checkpoint).config),
         "iterations": args.iterations,
-        "scale": f"by the camera's height of {CAMERA_HEIGHT:g} m" if args.checkpoint else "the network's",
+        "scale": f"by the camera's height of {CAMERA_HEIGHT:g} m" if args.checkpoint else "unknown",
         "trajectory_of": BASE_FRAME,
         "device": str(resolve_device(args.device, torch.cuda.is_available())),
         "playback": "lock-step" if args.rate is None else f"{args.rate:g} Hz",

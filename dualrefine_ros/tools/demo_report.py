@@ -47,7 +47,7 @@ def write_results(
         facts: go into the summary first.
     """
     summary = {**facts, **_counts(recording)}
-    if summary["frames_dropped"]:
+    if summary["frames_dropped"] and facts.get("complete"):  # else it may be the one in hand
         title += f", {summary['frames_dropped']} of {summary['frames_in']} frames dropped"
     if recording.poses:
         trajectory = recording.trajectory()

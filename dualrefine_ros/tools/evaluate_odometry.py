@@ -38,6 +38,7 @@ from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_traj
 from dualrefine_ros.tools.table import distinct_names, format_table
 
 HELP = "score trajectories against ground truth"
+TRAJECTORY = "trajectory_tum.txt"  # in a folder of results
 MAX_SECONDS = 4e9  # a stamp of today moved by less stays within 64 bits of nanoseconds
 COLUMNS = {  # figure: (heading, digits)
     "t_err": ("t_err [%]", 3),
@@ -153,15 +154,13 @@ def _read_pair(
 
 
 def _trajectory_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    file = path / "trajectory_tum.txt"
-    if not file.exists():
-        raise DataError(f"{path} is no folder of a replay: there is no {file.name} in it.")
-    if of := said_by(path, "trajectory_of"):
+    file = path / TRAJECTORY if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise DataError(f"{path} is no folder of a replay: there is no {TRAJECTORY} in it.")
+    if file.name == TRAJECTORY and (of := said_by(file.parent, "trajectory_of")):
         raise DataError(
-            f"{path} holds the trajectory of {of}, in a vehicle's axes, not the camera's: its figures are in "
-            "its summary.json, those of dualrefine replay compare with a camera's ground truth."
+            f"{file} is the trajectory of {of}, in a vehicle's axes, not the camera's: see summary.json "
+            "beside it for its figures, or compare one of dualrefine replay."
         )
     return file
 

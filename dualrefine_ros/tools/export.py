@@ -14,6 +14,7 @@ from pathlib import Path
 from dualrefine_ros.errors import CheckpointError
 from dualrefine_ros.model import CheckpointInfo, DualRefine, load_checkpoint, read_info
 from dualrefine_ros.model.checkpoint import SUFFIX, save_checkpoint
+from dualrefine_ros.model.torch_file import require_file
 from dualrefine_ros.training.export import read_run
 
 ONNX = ".onnx"
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(
             f"--half stores the weights of a *{SUFFIX} in 16 bits: leave it out for {ONNX} files."
         )
+    require_file(args.checkpoint)
     if args.output.exists() and args.output.samefile(args.checkpoint):
         raise CheckpointError(f"{args.output} would be written over itself: name another file.")
     model, info = _read(args.checkpoint)

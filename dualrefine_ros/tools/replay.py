@@ -107,7 +107,7 @@ def select(source: Source, start: int | None, end: int | None, every: int) -> li
     if every < 1:
         raise ConfigError(f"--every must be 1 or more, not {every}.")
     low, high = (0 if start is None else start), (math.inf if end is None else end)
-    if low > high:
+    if start is not None and low > high:
         raise ConfigError(f"--start {start} lies behind --end {end}: name the first frame and the last.")
     indices = [i for i in range(len(source)) if low <= source.frame_id(i) <= high][::every]
     if not indices:
@@ -127,9 +127,9 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():  # asked before printing: `timeout` sends two, one close upon the other
+            raise KeyboardInterrupt
         stop.set()
-        for again in previous:  # before anything else: `timeout` sends two, one close upon the other
-            signal.signal(again, signal.default_int_handler)
         print("Stopping after this frame; again to stop at once.", file=sys.stderr)
 
     for number in previous:

@@ -83,7 +83,7 @@ def plot_curves(run: Path) -> None:
 def _draw(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     """A curve; a long one faintly, its running mean over it."""
     if len(curve) < 2 * SMOOTHING:
-        _draw_exactly(axes, curve, label, colour, marker=".")
+        _draw_exactly(axes, curve, label, colour)
         return
     steps, values = _arrays(curve)
     axes.plot(steps, values, color=colour, alpha=0.25, lw=0.8)
@@ -92,7 +92,8 @@ def _draw(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     axes.plot(steps[margin : margin + len(mean)], mean, color=colour, label=label)
 
 
-def _draw_exactly(axes: Axes, curve: Curve, label: str, colour: str, marker: str = "") -> None:
+def _draw_exactly(axes: Axes, curve: Curve, label: str, colour: str) -> None:
+    marker = "." if len(curve) < 2 * SMOOTHING else ""
     axes.plot(*_arrays(curve), color=colour, label=label, marker=marker)
 
 

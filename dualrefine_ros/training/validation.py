@@ -16,6 +16,7 @@ from dualrefine_ros.evaluation.replay import Step, replay
 from dualrefine_ros.geometry.trajectory import Trajectory
 from dualrefine_ros.model import DualRefine
 from dualrefine_ros.odometry import OdometryConfig, VisualOdometry
+from dualrefine_ros.odometry_config import check_iterations
 from dualrefine_ros.training.recipe import Phase
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,18 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How validation recordings are driven through."""
+    """How validation recordings are driven through.
+
+    Raises:
+        ConfigError: the number of iterations is out of range.
+    """
 
     iterations: int = 6  # of refinement; the teacher alone is measured beside it
     precision: str = "float32"  # of the convolutions: float32, bfloat16, float16
     shown: tuple[str, ...] = ("ate_percent", "teacher_ate_percent", "abs_rel")  # figures in the progress bar
+
+    def __post_init__(self) -> None:
+        check_iterations(self.iterations)
 
 
 class DepthObserver:
