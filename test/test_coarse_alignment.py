@@ -161,8 +161,10 @@ def test_without_texture_the_guess_stays() -> None:
 def test_each_of_a_batch_is_judged_for_itself() -> None:
     scenes = [turning(degrees) for degrees in (0.1, 4.0, 0.2)]
     cur, prev = (
-        MatchingFeatures(*(torch.cat([getattr(s[i], name) for s in scenes]) for name in names))
-        for i, names in ((0, ("features", "confidence")), (1, ("features", "confidence")))
+        MatchingFeatures(
+            *(torch.cat([getattr(s[i], name) for s in scenes]) for name in ("features", "confidence"))
+        )
+        for i in (0, 1)
     )
     cur.features[2, :, 30:] = torch.nan
     depth, guess = torch.cat([s[2] for s in scenes]), twist(0.0, 0.0, 0.2).repeat(3, 1, 1)

@@ -29,7 +29,7 @@ from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_
 from dualrefine_ros.evaluation.output_files import make_folder, write_json
 from dualrefine_ros.evaluation.replay import EngineLog, PoseRecorder, Step
 from dualrefine_ros.evaluation.replay_plots import plot_replay
-from dualrefine_ros.evaluation.summary import SUMMARY
+from dualrefine_ros.evaluation.summary import SUMMARY, TRAJECTORY
 from dualrefine_ros.frame import NANOSECONDS, Status
 from dualrefine_ros.geometry.quaternion import quaternion_from_rotation
 from dualrefine_ros.geometry.trajectory import Trajectory, write_kitti, write_tum
@@ -37,7 +37,7 @@ from dualrefine_ros.observation import STAGES
 
 FRAMES_CSV = "frames.csv"
 PICTURES = ("trajectory.png", "error_over_length.png", "scale_drift.png", "engine.png")
-FILES = (SUMMARY, "trajectory_tum.txt", "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
+FILES = (SUMMARY, TRAJECTORY, "trajectory_kitti.txt", "ground_truth_tum.txt", *PICTURES)
 POSE_COLUMNS = ("tx", "ty", "tz", "qx", "qy", "qz", "qw")
 DEPTH_FORMATS = ("png", "npz")
 REPORTED_ALIGNMENTS = (Alignment.NONE, Alignment.RIGID, Alignment.SCALE, Alignment.SIMILARITY)
@@ -99,7 +99,7 @@ class ResultsFolder:
         """
         self._csv_file.close()
         trajectory = self.poses.trajectory()
-        write_tum(self.folder / "trajectory_tum.txt", trajectory)
+        write_tum(self.folder / TRAJECTORY, trajectory)
         write_kitti(self.folder / "trajectory_kitti.txt", trajectory)
         if source.ground_truth is not None and source.ground_truth.stamps_ns is not None:
             write_tum(self.folder / "ground_truth_tum.txt", source.ground_truth)

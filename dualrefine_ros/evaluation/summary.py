@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-SUMMARY = "summary.json"
+SUMMARY, TRAJECTORY = "summary.json", "trajectory_tum.txt"  # of a replay and of the demo
 
 
 def weights_of(path: Path) -> str:

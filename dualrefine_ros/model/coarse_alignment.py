@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from dualrefine_ros.geometry.camera import project, rays
+from dualrefine_ros.geometry.camera import pixel_grid, project, rays
 from dualrefine_ros.geometry.se3 import se3_exp
 from dualrefine_ros.model.pose_alignment import AlignmentSystem, alignment_system, solve_alignment, solve_step
 from dualrefine_ros.model.precision import full_precision
@@ -129,5 +129,6 @@ def image_turn(A: Tensor, B: Tensor, intrinsics: Tensor, height: int, width: int
     """Pixels (B,), mean over a map, by which the previous image turns between poses A and B (B, 4, 4)."""
     far = rays(intrinsics, height, width)
     R = B[:, :3, :3] @ A[:, :3, :3].transpose(1, 2)
-    shift = project((R @ far.flatten(2)).view_as(far), intrinsics) - project(far, intrinsics)
+    pixels = pixel_grid(height, width, intrinsics.device, intrinsics.dtype)
+    shift = project((R @ far.flatten(2)).view_as(far), intrinsics) - pixels
     return torch.linalg.vector_norm(shift, dim=1).mean((1, 2))

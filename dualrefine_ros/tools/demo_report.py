@@ -17,13 +17,13 @@ from dualrefine_ros.errors import DataError
 from dualrefine_ros.evaluation.alignment import Alignment
 from dualrefine_ros.evaluation.odometry_metrics import OdometryResult, evaluate_odometry
 from dualrefine_ros.evaluation.plots import new_figure, plot_trajectories, save
+from dualrefine_ros.evaluation.summary import SUMMARY, TRAJECTORY
 from dualrefine_ros.frame import Frame
 from dualrefine_ros.geometry.trajectory import Trajectory, write_tum
 from dualrefine_ros.ros.base_odometry import Matrix
 from dualrefine_ros.tools.demo_player import Recording
 
 TRAJECTORY_PICTURE, DEPTH_PICTURE = "trajectory.png", "depth.png"
-TRAJECTORY, SUMMARY = "trajectory_tum.txt", "summary.json"
 FILES = (TRAJECTORY_PICTURE, DEPTH_PICTURE, TRAJECTORY, SUMMARY)
 MILLISECONDS = 1e3
 
@@ -56,8 +56,8 @@ def write_results(
             folder / TRAJECTORY_PICTURE, trajectory, truth and move_to_base(truth, T_base_cam), title
         )
     if recording.sheet:
-        sheet, scale = recording.sheet[1:] or recording.sheet, facts.get("scale", "the network's")
-        draw_depth_sheet(folder / DEPTH_PICTURE, sheet, title, scale)
+        sheet = recording.sheet[1:] or recording.sheet
+        draw_depth_sheet(folder / DEPTH_PICTURE, sheet, title, facts["scale"])
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 

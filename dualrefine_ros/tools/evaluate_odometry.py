@@ -32,13 +32,12 @@ from dualrefine_ros.evaluation.odometry_metrics import (
     evaluate_odometry,
 )
 from dualrefine_ros.evaluation.output_files import write_json
-from dualrefine_ros.evaluation.summary import said_by, weights_of
+from dualrefine_ros.evaluation.summary import TRAJECTORY, said_by, weights_of
 from dualrefine_ros.frame import NANOSECONDS
 from dualrefine_ros.geometry.trajectory import Trajectory, read_times, read_trajectory
 from dualrefine_ros.tools.table import distinct_names, format_table
 
 HELP = "score trajectories against ground truth"
-TRAJECTORY = "trajectory_tum.txt"  # in a folder of results
 MAX_SECONDS = 4e9  # a stamp of today moved by less stays within 64 bits of nanoseconds
 COLUMNS = {  # figure: (heading, digits)
     "t_err": ("t_err [%]", 3),
