@@ -1,6 +1,7 @@
 """What every test runs under: a ROS 2 of its own, few threads, no window, no deadlines."""
 
 import os
+import sys
 
 # Set before anything imports torch, matplotlib or rclpy; processes that tests start inherit it.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)  # not that of a robot, or of another run
@@ -22,6 +23,16 @@ settings.load_profile("dualrefine_ros")
 @pytest.fixture(scope="session", autouse=True)
 def _ros_logs(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_logs"))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A node that starts takes the main thread's helpers away; the next test has them again."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 # What the tests of the node share; imported where it is used, for most tests need no ROS.

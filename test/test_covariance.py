@@ -177,7 +177,7 @@ def test_alignment_by_monte_carlo(weights: str, deviation: float) -> None:
     # without noise a step is left by the bilinear sampling of curved texture; it is not the noise's
     options = {"depth_deviation": deviation}
     bias = gauss_newton_step(depth, T, K, features_cur, features_prev, weight, None, **options).xi
-    errors, covariances, N, batch = [], [], 200, 40
+    errors, covariances, N, batch = [], [], 200, 5
     for _ in range(N // batch):
         noise = torch.randn(batch, *features_cur.shape[1:], generator=generator, dtype=torch.float64)
         same = (t.expand(batch, *t.shape[1:]) for t in (depth, T, K))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ from training_helpers import write_drive
 from dualrefine_ros.tools.main import main
 from dualrefine_ros.training.module import DualRefineTraining
 
-STEPS_AN_EPOCH = 3
+STEPS_AN_EPOCH = 2
 EPOCHS = 3  # one of each phase
 
 
 class Interrupted(Exception):
     """Stands for a power cut."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """They take a third of the time of runs so short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dualrefine_ros.training.curves.plot_curves", lambda run: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,7 @@ data:
   train: [{{path: {drive}}}]
   validate: [{{path: {drive}}}]
   batch_size: 2
-  workers: 1
+  workers: 0
   cache: {drive.parent / "cache"}
 best: {{monitor: val/ate_percent}}
 pictures: {{every: 0}}
@@ -100,33 +109,34 @@ def test_the_last_step_is_kept(drive: Path, tmp_path: Path) -> None:
 def test_the_latest_waits_for_no_validation_that_does_not_follow(
     drive: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """Validation every four batches, of which an epoch has three."""
+    """Validation after more batches than an epoch has."""
 
     def power_cut(self: DualRefineTraining, *_: Any) -> None:
         if self.global_step == STEPS_AN_EPOCH:
             raise Interrupted
 
     monkeypatch.setattr(DualRefineTraining, "on_train_batch_start", power_cut)
-    arguments = ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "4")
+    arguments = ("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "3")
     with pytest.raises(Interrupted):
         train(drive, tmp_path / "run", *arguments)
     assert checkpoint(tmp_path / "run", "latest")["global_step"] == STEPS_AN_EPOCH
 
 
 @pytest.mark.parametrize(
-    ("hook", "step"),
+    ("hook", "step", "workers"),
     [
-        ("on_train_batch_start", 2),
-        ("on_train_batch_start", 5),
-        ("on_validation_epoch_start", 6),
-        ("on_validation_epoch_end", 9),
+        ("on_train_batch_start", STEPS_AN_EPOCH - 1, 0),
+        ("on_train_batch_start", 2 * STEPS_AN_EPOCH - 1, 1),
+        ("on_validation_epoch_start", 2 * STEPS_AN_EPOCH, 0),
+        ("on_validation_epoch_end", 3 * STEPS_AN_EPOCH, 0),
     ],
     ids=["teacher", "joint", "before validation", "in the last validation"],
 )
 def test_an_interrupted_run_ends_as_the_whole_one(
-    drive: Path, whole: Path, tmp_path: Path, monkeypatch, hook: str, step: int
+    drive: Path, whole: Path, tmp_path: Path, monkeypatch, hook: str, step: int, workers: int
 ) -> None:
-    """Losses, validation figures, the best and the final weights."""
+    """Losses, validation figures, the best and the final weights; also with a process that reads ahead."""
+    run, reading = tmp_path / "run", ("--data.workers", str(workers))
     original = getattr(DualRefineTraining, hook)
 
     def power_cut(self: DualRefineTraining, *arguments: Any) -> Any:
@@ -137,9 +147,8 @@ def test_an_interrupted_run_ends_as_the_whole_one(
     with monkeypatch.context() as patch:
         patch.setattr(DualRefineTraining, hook, power_cut)
         with pytest.raises(Interrupted):
-            train(drive, tmp_path / "run")
-    run = tmp_path / "run"
-    assert train(drive, run, "--ckpt_path", str(run / "checkpoints" / "latest.ckpt")) == 0
+            train(drive, run, *reading)
+    assert train(drive, run, *reading, "--ckpt_path", str(run / "checkpoints" / "latest.ckpt")) == 0
     expected, found = logged(whole), logged(run)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
