@@ -27,7 +27,7 @@ def _ros_logs(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """A node that starts takes the main thread's helpers away; the next test has them again."""
+    """A node that starts takes the main thread's helpers away: the next test has them again."""
     yield
     if "torch" in sys.modules:
         import torch

@@ -324,14 +324,10 @@ def test_only_the_worker_computes_with_helpers() -> None:
         worker.close()
         found["before"] = threads
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        thread = threading.Thread(target=main_thread)
-        thread.start()
-        thread.join()
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(3)
+    thread = threading.Thread(target=main_thread)
+    thread.start()
+    thread.join()
     assert found == {"worker": 3, "before": 3}
 
 

@@ -160,13 +160,13 @@ def test_features_that_are_not_finite_touch_their_neighbours_only(
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_search_among_what_is_not_finite(fused: Sampler, bad: float) -> None:
     """As the plain one does it: depth, and features in the corners, where candidates from outside look."""
-    cur, prev, _ = inputs(1, 64, 6, 10)
-    depth = 0.1 + 40 * torch.rand(1, 1, 6, 10, generator=torch.Generator().manual_seed(2))
+    cur, prev, _ = inputs(1, 64, 8, 16)
+    depth = 0.1 + 40 * torch.rand(1, 1, 8, 16, generator=torch.Generator().manual_seed(2))
     depth[0, 0, 4, 5] = bad
-    prev[0, 7, 0, 0] = prev[0, 7, 5, 9] = bad
+    prev[0, 7, 0, 0] = prev[0, 7, 7, 15] = bad
     twist, intrinsics = (
         torch.tensor([[0.3, -0.1, -0.5, 0.02, 0.05, -0.01]]),
-        torch.tensor([[6.0, 8.5, 5, 2.5]]),
+        torch.tensor([[9.5, 11, 8, 3]]),
     )
     given = (cur, feature_levels(prev), depth, depth / 8, se3_exp(twist), intrinsics)
     expected = PLAIN.epipolar_search(*given).isfinite()
@@ -176,7 +176,7 @@ def test_search_among_what_is_not_finite(fused: Sampler, bad: float) -> None:
     assert (
         actual.isfinite() != expected
     ).float().mean() < 1e-3  # the last bit moves a sample to its neighbour
-    assert 0.5 < expected.float().mean() < 1
+    assert 0.7 < expected.float().mean() < 1
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 4, 12), (2, 5, 6, 4)])

@@ -28,7 +28,6 @@ DRIVE = Path(__file__).parent / "data" / "kitti_raw" / "2011_09_26" / "2011_09_2
 
 @pytest.fixture(scope="module")
 def model() -> DualRefine:
-    torch.set_num_threads(1)
     return random_model(ModelConfig("tf_efficientnet_lite0", "tf_efficientnet_lite0", 32, 96))
 
 
